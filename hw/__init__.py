@@ -1,0 +1,1 @@
+"""The machine: the accelerator's gateware in Amaranth, its geometry, instructions, registers."""

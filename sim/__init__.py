@@ -1,0 +1,1 @@
+"""Where model and machine meet: Verilator builds, memory models, test benches, scoreboard."""

@@ -1,0 +1,1 @@
+"""How a network is said to the machine: graph, passes, placement, program, image, emulator."""

@@ -1,0 +1,125 @@
+"""The MODEL file: one integer graph with its metadata, readable without executing code.
+
+A model file is a NumPy ``.npz`` archive: the entry ``graph`` is UTF-8 JSON (as uint8) that lists
+the nodes with their scalar attributes, and each array attribute is an entry ``NODE/ATTRIBUTE``.
+It is read with ``allow_pickle=False``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from palquant.errors import GraphError, ModelError
+from palquant.sw.graph import OPERATIONS, Graph, Node, Normalization, Shape
+
+FORMAT = "palquant-model"
+VERSION = 1
+
+_NESTED: dict[str, type] = {"shape": Shape, "normalization": Normalization}
+
+
+def save_model(graph: Graph, path: str | os.PathLike[str]) -> None:
+    """Write ``graph`` to ``path``: beside it first, then renamed, so that no half file remains.
+
+    Raises:
+        ModelError: The file cannot be written.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    nodes = []
+    for node in graph:
+        entry: dict[str, Any] = {"operation": type(node).__name__}
+        for item in dataclasses.fields(node):
+            value = getattr(node, item.name)
+            if isinstance(value, np.ndarray):
+                arrays[f"{node.name}/{item.name}"] = value
+            elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+                entry[item.name] = dataclasses.asdict(value)
+            else:
+                entry[item.name] = value
+        nodes.append(entry)
+    document = {"format": FORMAT, "version": VERSION, "nodes": nodes, "metadata": graph.metadata}
+    arrays["graph"] = np.frombuffer(json.dumps(document).encode(), np.uint8)
+    target = Path(path)
+    try:
+        handle, aside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    except OSError as error:
+        raise ModelError(f"{target}: cannot write here: {error.strerror}") from error
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            np.savez_compressed(stream, allow_pickle=False, **arrays)
+        os.chmod(aside, 0o644)
+        os.replace(aside, target)
+    except OSError as error:
+        Path(aside).unlink(missing_ok=True)
+        raise ModelError(f"{target}: cannot write: {error.strerror}") from error
+
+
+def load_model(path: str | os.PathLike[str]) -> Graph:
+    """Read a model file.
+
+    Raises:
+        ModelError: The file is missing, is no model file, is damaged, or has missing, extra,
+            wrongly typed or non-finite entries; the message names the entry.
+    """
+    target = Path(path)
+    try:
+        with np.load(target, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except OSError as error:
+        raise ModelError(f"{target}: cannot read: {error.strerror or error}") from error
+    except (ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
+        raise ModelError(f"{target}: is no {FORMAT} file, or is damaged ({error})") from error
+    try:
+        document = json.loads(arrays.pop("graph").tobytes())
+        if document["format"] != FORMAT:
+            raise ModelError(f"{target}: format is {document['format']!r}, expected {FORMAT!r}")
+        if document["version"] != VERSION:
+            raise ModelError(f"{target}: version {document['version']}, expected {VERSION}")
+        nodes = [_read_node(target, entry, arrays) for entry in document["nodes"]]
+        metadata = document["metadata"]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, ModelError | GraphError):
+            raise
+        raise ModelError(f"{target}: is no {FORMAT} file, or is damaged ({error!r})") from error
+    if arrays:
+        raise ModelError(f"{target}: entry {min(arrays)!r} belongs to no node")
+    try:
+        return Graph(nodes, metadata)
+    except GraphError as error:
+        raise ModelError(f"{target}: {error}") from error
+
+
+def _read_node(target: Path, entry: dict[str, Any], arrays: dict[str, np.ndarray]) -> Node:
+    """One node from its JSON entry and arrays; takes the arrays that it uses out of ``arrays``."""
+    cls = OPERATIONS.get(entry["operation"])
+    if cls is None:
+        raise ModelError(f"{target}: unknown operation {entry['operation']!r}")
+    values = {key: value for key, value in entry.items() if key != "operation"}
+    name = values.get("name", "?")
+    for item in dataclasses.fields(cls):
+        key = f"{name}/{item.name}"
+        if key in arrays:
+            array = arrays.pop(key)
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise ModelError(f"{target}: {key} holds NaN or infinity")
+            values[item.name] = array
+        elif item.name in _NESTED:
+            nested = {k: tuple(v) if isinstance(v, list) else v for k, v in values[item.name].items()}
+            values[item.name] = _NESTED[item.name](**nested)
+        elif item.name not in values and item.default is dataclasses.MISSING:
+            raise ModelError(f"{target}: {key} is missing")
+        elif isinstance(values.get(item.name), list):
+            values[item.name] = tuple(values[item.name])
+    known = {item.name for item in dataclasses.fields(cls)}
+    extra = sorted(set(values) - known)
+    if extra:
+        raise ModelError(f"{target}: {name} has an unknown attribute {extra[0]!r}")
+    return cls(**values)
