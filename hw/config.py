@@ -1,0 +1,263 @@
+"""The geometry: every size of the machine, in one object that gateware and software read.
+
+A geometry is checked when it is made, so whoever holds one can rely on the relations below.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zlib
+from dataclasses import dataclass
+
+from palquant.errors import GeometryError
+
+#: Width of one base-4 digit, the only operand width that the array's multipliers know.
+DIGIT_BITS = 2
+#: Rows of the parameter memory that one slot (one post-processor beat) owns; see ``isa``.
+PARAMETER_ROWS = 32
+#: Width of one parameter per lane, as stored in memory.
+PARAMETER_BITS = 32
+
+
+def _is_power_of_two(value: int) -> bool:
+    return value > 0 and value & (value - 1) == 0
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes of one accelerator.
+
+    Parameters:
+        name: Preset name, or any name for a geometry of your own.
+        tin: Input lanes: channels of one activation word. Power of two.
+        tout: Dot-product units: output channels computed at once. Power of two.
+        lanes: Post-processor lanes; divides ``tin`` and ``tout``. Power of two.
+        bus_bits: Data width of the AXI4 master: 32, 64, 128 or 256.
+        accumulator_bits: Register P, the unsigned sum of code products. At most 32.
+        activation_sum_bits: Register S, the unsigned sum of activation codes.
+        scale_bits: Multiplier M, signed. At most 16.
+        offset_bits: Offset B, signed. At most 32.
+        threshold_bits: Thresholds, signed. At most 32.
+        pool_bits: Sums of average pooling, signed.
+        residual_bits: Residual stream as stored, signed: 8 or 16.
+        weight_words: Depth of the weight memory, in words of tin * tout digits.
+        activation_words: Depth of the activation memory, in words of tin digits.
+        output_words: Depth of the output buffer, in words of tin digits.
+        residual_words: Depth of the residual memory, in words of ``lanes`` residuals.
+        parameter_slots: Beats (``lanes`` output channels) whose parameters fit on chip.
+        queue_depth: Instructions that each engine's queue holds.
+        burst_beats: Longest AXI4 burst; a power of two, at most 256 and 4096 bytes.
+        outstanding_bursts: Read bursts in flight at most.
+        counters: Whether performance counters exist.
+
+    Raises:
+        GeometryError: A parameter is out of range or contradicts another.
+    """
+
+    name: str
+    tin: int
+    tout: int
+    lanes: int
+    bus_bits: int
+    accumulator_bits: int
+    activation_sum_bits: int
+    threshold_bits: int
+    residual_bits: int
+    weight_words: int
+    activation_words: int
+    output_words: int
+    residual_words: int
+    parameter_slots: int
+    scale_bits: int = 16
+    offset_bits: int = 32
+    pool_bits: int = 28
+    queue_depth: int = 4
+    burst_beats: int = 32
+    outstanding_bursts: int = 8
+    counters: bool = True
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if item.type == "int" and (not isinstance(value, int) or value < 1):
+                raise GeometryError(f"{self.name}: {item.name} must be a positive integer, "
+                                    f"not {value!r}")  # fmt: skip
+        for label in ("tin", "tout", "lanes", "burst_beats", "queue_depth"):
+            if not _is_power_of_two(getattr(self, label)):
+                raise GeometryError(f"{self.name}: {label} must be a power of two, "
+                                    f"not {getattr(self, label)}")  # fmt: skip
+        self._require(self.tin <= 128 and self.tout <= 128, "tin and tout are at most 128")
+        self._require(
+            self.tin % self.lanes == 0 and self.tout % self.lanes == 0,
+            f"lanes ({self.lanes}) must divide tin ({self.tin}) and tout ({self.tout})",
+        )
+        self._require(self.bus_bits in (32, 64, 128, 256), "bus_bits must be 32, 64, 128 or 256")
+        self._require(self.residual_bits in (8, 16), "residual_bits must be 8 or 16")
+        for label, bits in (
+            ("weight", self.weight_bits_per_word),
+            ("residual", self.residual_bits_per_word),
+            ("parameter", self.parameter_bits_per_row),
+        ):
+            self._require(
+                bits % self.bus_bits == 0,
+                f"a {label} word of {bits} bits is no multiple of the {self.bus_bits}-bit bus",
+            )
+        self._require(
+            max(self.activation_bits_per_word, self.bus_bits)
+            % min(self.activation_bits_per_word, self.bus_bits)
+            == 0,
+            f"activation words of {self.activation_bits_per_word} bits and a bus of "
+            f"{self.bus_bits} bits must divide one another",
+        )
+        for label, limit in (
+            ("accumulator_bits", 32),
+            ("activation_sum_bits", 32),
+            ("threshold_bits", 32),
+            ("scale_bits", 16),
+            ("offset_bits", 32),
+        ):
+            self._require(getattr(self, label) <= limit, f"{label} is at most {limit}")
+        self._require(self.pool_bits <= self.value_bits, "pool_bits exceed the value path's width")
+        self._require(
+            self.burst_beats <= 256 and self.burst_beats * self.bus_bytes <= 4096,
+            "bursts are at most 256 beats and 4096 bytes",
+        )
+        for label in ("activation_words", "output_words"):
+            self._require(
+                getattr(self, label) % self.activation_words_per_row == 0,
+                f"{label} must be a multiple of {self.activation_words_per_row}, "
+                "the words of one memory row",
+            )
+
+    def _require(self, condition: bool, text: str) -> None:
+        if not condition:
+            raise GeometryError(f"{self.name}: {text}")
+
+    # Derived sizes. Everything that is computed from a geometry is computed here.
+
+    @property
+    def beats(self) -> int:
+        """Post-processor beats of one output chunk."""
+        return self.tout // self.lanes
+
+    @property
+    def bus_bytes(self) -> int:
+        """Bytes of one bus beat."""
+        return self.bus_bits // 8
+
+    @property
+    def activation_bits_per_word(self) -> int:
+        """Bits of one activation word: one digit of ``tin`` channels."""
+        return self.tin * DIGIT_BITS
+
+    @property
+    def activation_bits_per_row(self) -> int:
+        """Bits of one physical row of the activation memory and the output buffer."""
+        return max(self.activation_bits_per_word, self.bus_bits)
+
+    @property
+    def activation_words_per_row(self) -> int:
+        """Activation words in one physical memory row."""
+        return self.activation_bits_per_row // self.activation_bits_per_word
+
+    @property
+    def weight_bits_per_word(self) -> int:
+        """Bits of one weight word: one digit of ``tin`` x ``tout`` weights."""
+        return self.tin * self.tout * DIGIT_BITS
+
+    @property
+    def residual_bits_per_word(self) -> int:
+        """Bits of one residual word."""
+        return self.lanes * self.residual_bits
+
+    @property
+    def parameter_bits_per_row(self) -> int:
+        """Bits of one parameter row: one 32-bit parameter for each lane."""
+        return self.lanes * PARAMETER_BITS
+
+    @property
+    def dot_bits(self) -> int:
+        """Bits of one cycle's dot product: up to tin * 3 * 3."""
+        return (self.tin * 9).bit_length()
+
+    @property
+    def value_bits(self) -> int:
+        """Bits of the signed value path behind the array: ``alpha * P - beta * S`` with alpha 2."""
+        return self.accumulator_bits + 2
+
+    @property
+    def raw_planes(self) -> int:
+        """Residual words that hold one beat of raw 32-bit results."""
+        return 32 // self.residual_bits
+
+    @property
+    def peak_macs(self) -> int:
+        """Two-bit multiply-accumulates per cycle."""
+        return self.tin * self.tout
+
+    @property
+    def identity(self) -> int:
+        """32-bit number that differs between geometries whose images are not interchangeable.
+
+        CRC-32 of the canonical JSON of all sizes that instructions or layouts depend on; the
+        name, the counters, and how the bus is driven are left out.
+        """
+        skipped = {"name", "counters", "burst_beats", "outstanding_bursts"}
+        sizes = {k: v for k, v in dataclasses.asdict(self).items() if k not in skipped}
+        return zlib.crc32(json.dumps(sizes, sort_keys=True).encode())
+
+
+PRESETS: dict[str, Geometry] = {
+    geometry.name: geometry
+    for geometry in (
+        # Tests and the digits demonstration: small enough to build in seconds, wide enough for
+        # 8x8-bit layers of a few thousand taps.
+        Geometry(
+            name="tiny",
+            tin=8,
+            tout=8,
+            lanes=8,
+            bus_bits=64,
+            accumulator_bits=30,
+            activation_sum_bits=22,
+            threshold_bits=32,
+            residual_bits=16,
+            weight_words=1024,
+            activation_words=8192,
+            output_words=2048,
+            residual_words=2048,
+            parameter_slots=32,
+        ),
+        # The benchmark: 1024 two-bit MACs per cycle, block RAM of an ECP5-85F.
+        Geometry(
+            name="kilomac",
+            tin=32,
+            tout=32,
+            lanes=16,
+            bus_bits=128,
+            accumulator_bits=28,
+            activation_sum_bits=21,
+            threshold_bits=24,
+            residual_bits=16,
+            weight_words=512,
+            activation_words=16384,
+            output_words=2048,
+            residual_words=2048,
+            parameter_slots=16,
+        ),
+    )
+}
+
+
+def geometry(name: str) -> Geometry:
+    """The preset of that name.
+
+    Raises:
+        GeometryError: No preset has that name; the message lists those that exist.
+    """
+    try:
+        return PRESETS[name]
+    except KeyError:
+        known = ", ".join(PRESETS)
+        raise GeometryError(f"no geometry is called {name!r} (presets: {known})") from None
