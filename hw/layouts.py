@@ -1,0 +1,270 @@
+"""The instruction tables as Amaranth layouts, and the interfaces between the machine's blocks.
+
+Everything that two gateware files must agree on is here: the structures (made from the tables of
+:mod:`palquant.hw.isa`) and one :class:`~amaranth.lib.wiring.Signature` for each interface, named
+after what travels over it and written from its *initiator's* side.
+"""
+
+from __future__ import annotations
+
+from amaranth import ShapeLike, signed, unsigned
+from amaranth.lib import data, enum, wiring
+from amaranth.lib.wiring import In, Out
+from palquant.hw import isa
+from palquant.hw.config import DIGIT_BITS, PARAMETER_BITS, Geometry
+
+__all__ = [
+    "COMPUTE",
+    "CONTROL",
+    "IMAGE_HEADER",
+    "MEMORY_BITS",
+    "PARAMETER_CONTROL",
+    "READABLE",
+    "TRANSFER",
+    "Activity",
+    "Configuration",
+    "LoadWrite",
+    "Pooled",
+    "Result",
+    "StoreRead",
+    "WordRead",
+    "WordWrite",
+    "struct",
+]
+
+
+def struct(layout: isa.Layout) -> data.StructLayout:
+    """The fields of an instruction table as an Amaranth layout of ``layout.used`` bits.
+
+    The reserved bits above the last field are left out; slice them off where the layout meets
+    memory: ``data.View(struct(layout), word[:layout.used])``.
+    """
+    return data.StructLayout(
+        {item.name: (signed if item.signed else unsigned)(item.bits) for item in layout.fields}
+    )
+
+
+CONTROL = struct(isa.CONTROL)
+TRANSFER = struct(isa.TRANSFER)
+COMPUTE = struct(isa.COMPUTE)
+PARAMETER_CONTROL = struct(isa.PARAMETER_CONTROL)
+IMAGE_HEADER = struct(isa.IMAGE_HEADER)
+
+#: Width of an ``isa.Memory``.
+MEMORY_BITS = 3
+#: Memories that STORE can read; the others only have a read port for the datapath.
+READABLE = (isa.Memory.ACTIVATION, isa.Memory.RESIDUAL, isa.Memory.OUTPUT)
+
+
+class Activity(enum.Enum, shape=unsigned(4)):
+    """What the compute engine spent a cycle on: exactly one of these, every cycle.
+
+    The compute engine itself knows ARRAY, POOL, OUTPUT (pacing), MERGE and DRAIN; where it has no
+    instruction it says DEPENDENCY, and whoever holds the next instruction back for lack of a token
+    says instead which token it is (WEIGHTS, ACTIVATIONS, PARAMETERS or OUTPUT).
+    """
+
+    DEPENDENCY = 0  #: no COMPUTE to run, or one is being set up
+    ARRAY = 1  #: an activation word and a weight word went to the array
+    POOL = 2  #: a residual word went to the pooling unit
+    WEIGHTS = 3  #: the next COMPUTE waits for a load of weights
+    ACTIVATIONS = 4  #: the next COMPUTE waits for a load of activations or residuals
+    PARAMETERS = 5  #: the next COMPUTE waits for a load of parameters
+    OUTPUT = 6  #: waits for a store, or for the post-processor where lanes are not scattered
+    MERGE = 7  #: waits for the post-processor, which scatters lanes over groups
+    DRAIN = 8  #: waits for earlier COMPUTEs to complete
+
+
+class _Interface(wiring.Signature):
+    """A signature that is equal to others of its class with the same members."""
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self.members == other.members
+
+
+class LoadWrite(_Interface):
+    """Bus beats into an on-chip memory.
+
+    ``valid``, once high, stays high with the same payload until ``ready``. A beat is written in
+    the cycle in which both are high and can be read in the next one.
+
+    Parameters:
+        geometry: Sizes of the machine.
+
+    Members:
+        valid: ``Out(1)``.
+        ready: ``In(1)``, low where the post-processor writes to the same memory.
+        memory: ``Out(3)``, an ``isa.Memory``.
+        address: ``Out(20)``, in bus beats.
+        data: ``Out(bus_bits)``.
+    """
+
+    def __init__(self, geometry: Geometry) -> None:
+        super().__init__(
+            {
+                "valid": Out(1),
+                "ready": In(1),
+                "memory": Out(MEMORY_BITS),
+                "address": Out(isa.ADDRESS_BITS),
+                "data": Out(geometry.bus_bits),
+            }
+        )
+
+
+class StoreRead(_Interface):
+    """Bus beats out of an on-chip memory.
+
+    Parameters:
+        geometry: Sizes of the machine.
+
+    Members:
+        valid: ``Out(1)``.
+        ready: ``In(1)``, low where the datapath reads the same memory.
+        memory: ``Out(3)``, one of :data:`READABLE`; others are never ready.
+        address: ``Out(20)``, in bus beats.
+        data: ``In(bus_bits)``, valid in the cycle after ``valid & ready`` and only then.
+    """
+
+    def __init__(self, geometry: Geometry) -> None:
+        super().__init__(
+            {
+                "valid": Out(1),
+                "ready": In(1),
+                "memory": Out(MEMORY_BITS),
+                "address": Out(isa.ADDRESS_BITS),
+                "data": In(geometry.bus_bits),
+            }
+        )
+
+
+class WordRead(_Interface):
+    """One word of a memory, requested without waiting.
+
+    Parameters:
+        shape: Shape of a word.
+
+    Members:
+        enable: ``Out(1)``.
+        address: ``Out(20)``, in words.
+        data: ``In(shape)``, valid in the cycle after ``enable`` and only then.
+    """
+
+    def __init__(self, shape: ShapeLike) -> None:
+        super().__init__(
+            {"enable": Out(1), "address": Out(isa.ADDRESS_BITS), "data": In(shape)},
+        )
+
+
+class WordWrite(_Interface):
+    """Lanes of one word of a memory, written without waiting.
+
+    Parameters:
+        lanes: Lanes of a word.
+        lane_bits: Bits of a lane.
+
+    Members:
+        enable: ``Out(1)``.
+        address: ``Out(20)``, in words.
+        mask: ``Out(lanes)``, the lanes to write.
+        data: ``Out(ArrayLayout(lane_bits, lanes))``.
+    """
+
+    def __init__(self, lanes: int, lane_bits: int) -> None:
+        super().__init__(
+            {
+                "enable": Out(1),
+                "address": Out(isa.ADDRESS_BITS),
+                "mask": Out(lanes),
+                "data": Out(data.ArrayLayout(unsigned(lane_bits), lanes)),
+            }
+        )
+
+    @classmethod
+    def digits(cls, geometry: Geometry) -> WordWrite:
+        """Port to the activation memory or output buffer: a mask bit for each digit."""
+        return cls(geometry.tin, DIGIT_BITS)
+
+    @classmethod
+    def residuals(cls, geometry: Geometry) -> WordWrite:
+        """Port to the residual memory: a mask bit for each residual."""
+        return cls(geometry.lanes, geometry.residual_bits)
+
+    @classmethod
+    def parameters(cls, geometry: Geometry) -> WordWrite:
+        """Port to the parameter memory: a mask bit for each lane's parameter."""
+        return cls(geometry.lanes, PARAMETER_BITS)
+
+
+class Configuration(_Interface):
+    """An instruction on its way into one of the post-processor's two configuration banks.
+
+    Written before the first result of the instruction; the bank's previous instruction has
+    completed by then.
+
+    Members:
+        valid: ``Out(1)``, strobe.
+        tag: ``Out(1)``, the bank.
+        fields: ``Out(COMPUTE)``, the whole instruction, of which each block keeps what it needs.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({"valid": Out(1), "tag": Out(1), "fields": Out(COMPUTE)})
+
+
+class Result(_Interface):
+    """The array's results for one output pixel and output chunk.
+
+    Parameters:
+        geometry: Sizes of the machine.
+
+    Members:
+        valid: ``Out(1)``, strobe.
+        tag: ``Out(1)``, configuration bank.
+        first: ``Out(1)``, the instruction's first result.
+        last: ``Out(1)``, the instruction's last result; it completes with it.
+        empty: ``Out(1)``, the instruction emits nothing (``hold``) and only completes: its single
+            result, which is both ``first`` and ``last``, is not to be written.
+        sums: ``Out(ArrayLayout(accumulator_bits, tout))``, P of each unit; stable from ``valid``
+            until the next ``valid``.
+        activation_sum: ``Out(activation_sum_bits)``, S; likewise.
+    """
+
+    def __init__(self, geometry: Geometry) -> None:
+        super().__init__(
+            {
+                "valid": Out(1),
+                "tag": Out(1),
+                "first": Out(1),
+                "last": Out(1),
+                "empty": Out(1),
+                "sums": Out(data.ArrayLayout(unsigned(geometry.accumulator_bits), geometry.tout)),
+                "activation_sum": Out(geometry.activation_sum_bits),
+            }
+        )
+
+
+class Pooled(_Interface):
+    """One beat of reduced residual words: ``lanes`` channels of one output pixel.
+
+    Parameters:
+        geometry: Sizes of the machine.
+
+    Members:
+        valid: ``Out(1)``, strobe.
+        tag: ``Out(1)``, configuration bank.
+        first: ``Out(1)``, the instruction's first beat.
+        last: ``Out(1)``, the instruction's last beat; it completes with it.
+        values: ``Out(ArrayLayout(signed(value_bits), lanes))``, stable from ``valid`` until the
+            next ``valid``.
+    """
+
+    def __init__(self, geometry: Geometry) -> None:
+        super().__init__(
+            {
+                "valid": Out(1),
+                "tag": Out(1),
+                "first": Out(1),
+                "last": Out(1),
+                "values": Out(data.ArrayLayout(signed(geometry.value_bits), geometry.lanes)),
+            }
+        )
