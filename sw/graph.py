@@ -189,7 +189,7 @@ class Convolution(UnaryNode):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Affine(UnaryNode):
-    """Requantization: ``saturate((x * scale + offset) >> shift)``, shift rounding to minus infinity.
+    """Requantization: ``saturate((x * scale + offset) >> shift)``, the shift rounding down.
 
     Parameters:
         scale: M per channel, int64 array of shape (C,).
@@ -521,7 +521,7 @@ def _infer_convolution(graph: Graph, node: Convolution) -> Shape:
     if node.weight.size and int(node.weight.max()) >> node.weight_bits:
         raise refuse(f"weight code {node.weight.max()} does not fit {node.weight_bits} bits")
     if node.alpha not in (1, 2) or node.beta not in legal_betas():
-        raise refuse(f"weight levels {node.alpha}*c - {node.beta} (supported: alpha 1 or 2, beta 0, "
+        raise refuse(f"weight levels {node.alpha}*c - {node.beta} (supported: alpha 1, 2; beta 0, "
                      "2^b - 1 or 2^(b-1))")  # fmt: skip
     if any(s < 1 for s in node.stride) or any(p < 0 for p in node.padding):
         raise refuse(f"stride {node.stride} and padding {node.padding} must be positive")
@@ -530,7 +530,9 @@ def _infer_convolution(graph: Graph, node: Convolution) -> Shape:
 
 def legal_betas() -> frozenset[int]:
     """Weight offsets beta that the hardware forms from S with one shift and one subtraction."""
-    return frozenset({0} | {(1 << b) - 1 for b in range(1, 9)} | {1 << (b - 1) for b in range(1, 9)})
+    return frozenset(
+        {0} | {(1 << b) - 1 for b in range(1, 9)} | {1 << (b - 1) for b in range(1, 9)}
+    )
 
 
 def _window_shape(

@@ -1,0 +1,205 @@
+"""The emulator executes a memory image byte by byte: the instruction set's living definition.
+
+It runs the program in order, one instruction at a time, which is one of the orders that the
+tokens allow; it checks that every token an instruction takes has been given before. A batch of
+images runs at once: memories that hold activations have a leading axis of images, weights and
+parameters do not.
+
+What COMPUTE does stands in ``emulator_compute``; fetching, tokens, LOAD and STORE stand here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from palquant.errors import ExecutionError, ImageError, InstructionError
+from palquant.hw import isa
+from palquant.hw.config import Geometry
+from palquant.hw.isa import Base, Memory, Opcode
+from palquant.sw.emulator_compute import ComputeUnit
+from palquant.sw.memories import Memories, memory_beats
+
+Bytes = npt.NDArray[np.uint8]
+
+#: Engine that executes an instruction, by the name that the token fields use.
+ENGINES = {Opcode.LOAD: "load", Opcode.COMPUTE: "compute", Opcode.STORE: "store"}
+LOADABLE = frozenset({Memory.WEIGHT, Memory.ACTIVATION, Memory.PARAMETER, Memory.RESIDUAL})
+STORABLE = frozenset({Memory.RESIDUAL, Memory.OUTPUT})
+
+
+@dataclass
+class Statistics:
+    """What a run did, to be compared with the hardware's counters.
+
+    Attributes:
+        instructions: Executed instructions by opcode.
+        beats_read: Bus beats loaded for each image (the program itself not counted).
+        beats_written: Bus beats stored for each image.
+        saturations: Values that affine or residual addition clipped, over all images.
+    """
+
+    instructions: dict[str, int] = field(default_factory=dict)
+    beats_read: int = 0
+    beats_written: int = 0
+    saturations: int = 0
+
+
+class Emulator:
+    """Runs a memory image for a batch of images.
+
+    Parameters:
+        geometry: The machine.
+        image: Bytes of the memory image.
+        seed: Seed of the poison that on-chip memories and the output region start with.
+
+    Raises:
+        ImageError: The header's magic, version or geometry does not fit.
+    """
+
+    def __init__(self, geometry: Geometry, image: bytes, seed: int = 0) -> None:
+        self.geometry = geometry
+        self.image = np.frombuffer(image, np.uint8)
+        self.seed = seed
+        self.header = read_header(image, geometry)
+        self.program = self._decode_program(image)
+        self.statistics = Statistics()
+
+    def _decode_program(self, image: bytes) -> list[tuple[int, Opcode, dict[str, int]]]:
+        """Instructions with their offsets, up to and including END."""
+        offset = self.header["program_offset"]
+        program = []
+        while True:
+            try:
+                opcode, fields, end = isa.decode(image, offset)
+            except InstructionError as error:
+                raise ExecutionError(f"instruction at offset {offset:#x}: {error}") from error
+            program.append((offset, opcode, fields))
+            if opcode is Opcode.END:
+                return program
+            offset = end
+
+    def run(self, inputs: Bytes, output_bytes: int) -> Bytes:
+        """Execute the program once for each row of ``inputs``.
+
+        Parameters:
+            inputs: Input region of each image, uint8, shape (batch, input_bytes).
+            output_bytes: Size of the output region of one image.
+
+        Returns:
+            Output region of each image, uint8, shape (batch, output_bytes).
+
+        Raises:
+            ExecutionError: Names the instruction's offset and what is wrong with it.
+        """
+        batch = len(inputs)
+        rng = np.random.default_rng(self.seed + 1)
+        self._regions = {
+            Base.IMAGE: np.broadcast_to(self.image, (batch, self.image.size)),
+            Base.INPUT: inputs,
+            Base.OUTPUT: rng.integers(0, 256, (batch, output_bytes), dtype=np.uint8),
+        }
+        self.statistics = Statistics()
+        memories = Memories(self.geometry, batch, self.seed)
+        compute = ComputeUnit(self.geometry, memories, self.statistics)
+        self._tokens = {(a, b): 0 for a in ENGINES.values() for b in ENGINES.values() if a != b}
+        for offset, opcode, fields in self.program:
+            try:
+                self._take_tokens(opcode, fields)
+                if opcode is Opcode.COMPUTE:
+                    compute.execute(fields)
+                elif opcode in (Opcode.LOAD, Opcode.STORE):
+                    self._transfer(memories, opcode, fields)
+                self._give_tokens(opcode, fields)
+            except (ExecutionError, InstructionError) as error:
+                text = f"{opcode.name} at offset {offset:#x} (layer {fields['layer']}): {error}"
+                raise ExecutionError(text) from error
+            counts = self.statistics.instructions
+            counts[opcode.name] = counts.get(opcode.name, 0) + 1
+        left = [f"{a} to {b}" for (a, b), count in self._tokens.items() if count]
+        if left:
+            raise ExecutionError(f"the program ends with tokens left over from {', '.join(left)}")
+        result: Bytes = self._regions[Base.OUTPUT]
+        return result
+
+    def _take_tokens(self, opcode: Opcode, fields: dict[str, int]) -> None:
+        mine = ENGINES.get(opcode)
+        for other in ENGINES.values():
+            if fields[f"wait_{other}"]:
+                if mine is None or other == mine:
+                    raise ExecutionError(f"waits for a token from {other}, which is illegal")
+                if not self._tokens[other, mine]:
+                    raise ExecutionError(f"waits for a token that {other} has not given")
+                self._tokens[other, mine] -= 1
+
+    def _give_tokens(self, opcode: Opcode, fields: dict[str, int]) -> None:
+        mine = ENGINES.get(opcode)
+        for other in ENGINES.values():
+            if fields[f"signal_{other}"]:
+                if mine is None or other == mine:
+                    raise ExecutionError(f"signals {other}, which is illegal")
+                self._tokens[mine, other] += 1
+
+    def _transfer(self, memories: Memories, opcode: Opcode, f: dict[str, int]) -> None:
+        """LOAD and STORE: rows of whole bus beats between DRAM and an on-chip memory."""
+        try:
+            memory, base = Memory(f["memory"]), Base(f["base"])
+        except ValueError as error:
+            raise ExecutionError(str(error)) from error
+        legal = LOADABLE if opcode is Opcode.LOAD else STORABLE
+        if memory not in legal:
+            raise ExecutionError(f"{opcode.name} cannot use the {memory.name.lower()} memory")
+        if not f["rows"] or not f["row_beats"]:
+            raise ExecutionError("transfers no rows or no beats")
+        if opcode is Opcode.STORE and base is not Base.OUTPUT:
+            raise ExecutionError(f"stores relative to {base.name}, not OUTPUT")
+        beat = self.geometry.bus_bytes
+        if f["dram_offset"] % beat or f["dram_stride"] % beat:
+            raise ExecutionError(f"DRAM addresses are not multiples of {beat} bytes")
+        region = self._regions[base]
+        length = f["row_beats"] * beat
+        for row in range(f["rows"]):
+            address = f["address"] + row * f["stride"]
+            offset = f["dram_offset"] + row * f["dram_stride"]
+            if address + f["row_beats"] > memory_beats(self.geometry, memory):
+                raise ExecutionError(
+                    f"beat {address + f['row_beats'] - 1} lies outside the {memory.name.lower()} "
+                    f"memory of {memory_beats(self.geometry, memory)} beats"
+                )
+            if offset + length > region.shape[1]:
+                raise ExecutionError(
+                    f"byte {offset + length - 1:#x} lies outside the {base.name.lower()} region of "
+                    f"{region.shape[1]:#x} bytes"
+                )
+            if opcode is Opcode.LOAD:
+                memories.write_beats(memory, address, region[:, offset : offset + length])
+            else:
+                data = memories.read_beats(memory, address, f["row_beats"])
+                region[:, offset : offset + length] = data
+        if opcode is Opcode.LOAD:
+            self.statistics.beats_read += f["rows"] * f["row_beats"]
+        else:
+            self.statistics.beats_written += f["rows"] * f["row_beats"]
+
+
+def read_header(image: bytes, geometry: Geometry) -> dict[str, int]:
+    """Decode and check an image's header, as the fetch unit does.
+
+    Raises:
+        ImageError: Too short, or built for another format, version or geometry.
+    """
+    if len(image) < isa.UNIT_BYTES:
+        raise ImageError(f"image has {len(image)} bytes, less than its header of {isa.UNIT_BYTES}")
+    header = isa.IMAGE_HEADER.decode(image[: isa.UNIT_BYTES])
+    if header["magic"] != isa.MAGIC:
+        raise ImageError(f"image starts with {header['magic']:#010x}, expected {isa.MAGIC:#010x}")
+    if header["version"] != isa.VERSION:
+        raise ImageError(f"image has version {header['version']}, expected {isa.VERSION}")
+    if header["geometry"] != geometry.identity:
+        raise ImageError(
+            f"image is built for geometry {header['geometry']:#010x}, but {geometry.name} is "
+            f"{geometry.identity:#010x}"
+        )
+    return header
