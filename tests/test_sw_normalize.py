@@ -75,6 +75,6 @@ def test_refuses_values_that_are_no_numbers(value):
     images = np.zeros((3, 1, 2, 3), np.float32)
     images[2, 0, 1, 2] = value
     with pytest.raises(
-        InputError, match="image 2 holds NaN or infinity at channel 0, row 1, column 2$"
+        InputError, match=r"image 2 holds NaN or infinity at channel 0, row 1, column 2$"
     ):
         to_codes(images, input_node())
