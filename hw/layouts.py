@@ -8,10 +8,12 @@ after what travels over it and written from its *initiator's* side.
 from __future__ import annotations
 
 from amaranth import ShapeLike, signed, unsigned
-from amaranth.lib import data, enum, wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+
 from palquant.hw import isa
 from palquant.hw.config import DIGIT_BITS, PARAMETER_BITS, Geometry
+from palquant.hw.registers import Activity
 
 __all__ = [
     "COMPUTE",
@@ -54,25 +56,6 @@ IMAGE_HEADER = struct(isa.IMAGE_HEADER)
 MEMORY_BITS = 3
 #: Memories that STORE can read; the others only have a read port for the datapath.
 READABLE = (isa.Memory.ACTIVATION, isa.Memory.RESIDUAL, isa.Memory.OUTPUT)
-
-
-class Activity(enum.Enum, shape=unsigned(4)):
-    """What the compute engine spent a cycle on: exactly one of these, every cycle.
-
-    The compute engine itself knows ARRAY, POOL, OUTPUT (pacing), MERGE and DRAIN; where it has no
-    instruction it says DEPENDENCY, and whoever holds the next instruction back for lack of a token
-    says instead which token it is (WEIGHTS, ACTIVATIONS, PARAMETERS or OUTPUT).
-    """
-
-    DEPENDENCY = 0  #: no COMPUTE to run, or one is being set up
-    ARRAY = 1  #: an activation word and a weight word went to the array
-    POOL = 2  #: a residual word went to the pooling unit
-    WEIGHTS = 3  #: the next COMPUTE waits for a load of weights
-    ACTIVATIONS = 4  #: the next COMPUTE waits for a load of activations or residuals
-    PARAMETERS = 5  #: the next COMPUTE waits for a load of parameters
-    OUTPUT = 6  #: waits for a store, or for the post-processor where lanes are not scattered
-    MERGE = 7  #: waits for the post-processor, which scatters lanes over groups
-    DRAIN = 8  #: waits for earlier COMPUTEs to complete
 
 
 class _Interface(wiring.Signature):
