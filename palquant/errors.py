@@ -9,6 +9,10 @@ class PalquantError(Exception):
     """Base of all errors that describe a mistake in input, configuration or environment."""
 
 
+class ConfigurationError(PalquantError, ValueError):
+    """A setting of a network, of a layer or of a training that is out of its range."""
+
+
 class GeometryError(PalquantError, ValueError):
     """A geometry's parameters contradict each other, or no preset has the given name."""
 
