@@ -112,7 +112,9 @@ def _read_node(target: Path, entry: dict[str, Any], arrays: dict[str, np.ndarray
                 raise ModelError(f"{target}: {key} holds NaN or infinity")
             values[item.name] = array
         elif item.name in _NESTED:
-            nested = {k: tuple(v) if isinstance(v, list) else v for k, v in values[item.name].items()}
+            nested = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in values[item.name].items()
+            }
             values[item.name] = _NESTED[item.name](**nested)
         elif item.name not in values and item.default is dataclasses.MISSING:
             raise ModelError(f"{target}: {key} is missing")

@@ -1,0 +1,128 @@
+"""Which memory each instruction touches, derived from its fields alone.
+
+The compiler orders instructions of different engines by the conflicts between these intervals, so
+what an instruction touches cannot drift from what the compiler believes that it touches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from palquant.hw import isa
+from palquant.hw.config import PARAMETER_ROWS, Geometry
+from palquant.hw.isa import Base, Memory, Opcode, Source
+
+
+@dataclass(frozen=True)
+class Access:
+    """One interval of one memory.
+
+    Parameters:
+        space: On-chip memory, or DRAM region.
+        low: First byte.
+        high: Byte behind the last.
+        write: Whether it is written.
+    """
+
+    space: Memory | Base
+    low: int
+    high: int
+    write: bool
+
+    def conflicts(self, other: Access) -> bool:
+        """Whether the order of both accesses matters."""
+        return (
+            (self.write or other.write)
+            and type(self.space) is type(other.space)
+            and self.space == other.space
+            and self.low < other.high
+            and other.low < self.high
+        )
+
+
+def accesses(opcode: Opcode, fields: Mapping[str, int], geometry: Geometry) -> list[Access]:
+    """Intervals that an instruction reads and writes, in bytes; bounding intervals if strided."""
+    if opcode in (Opcode.LOAD, Opcode.STORE):
+        return _transfer(opcode, fields, geometry)
+    if opcode is Opcode.COMPUTE:
+        return _inputs(fields, geometry) + _outputs(fields, geometry)
+    return []
+
+
+def _transfer(opcode: Opcode, f: Mapping[str, int], geometry: Geometry) -> list[Access]:
+    beat = geometry.bus_bytes
+    length = f["row_beats"] * beat
+    chip = f["address"] * beat
+    chip_end = chip + (f["rows"] - 1) * f["stride"] * beat + length
+    dram_end = f["dram_offset"] + (f["rows"] - 1) * f["dram_stride"] + length
+    load = opcode is Opcode.LOAD
+    return [
+        Access(Memory(f["memory"]), chip, chip_end, load),
+        Access(Base(f["base"]), f["dram_offset"], dram_end, not load),
+    ]
+
+
+def _inputs(f: Mapping[str, int], g: Geometry) -> list[Access]:
+    """Input window, weights, parameters and residual of a COMPUTE."""
+    origin = (
+        f["input_origin"]
+        - f["first_row"] * f["input_row_step"]
+        - f["first_column"] * f["input_pixel_step"]
+    ) % (1 << isa.ADDRESS_BITS)
+    last = (f["input_rows"] - 1) * f["input_row_step"]
+    last += (f["input_columns"] - 1) * f["input_pixel_step"]
+    slots = f["output_chunks"] * g.beats
+    found = [_parameters(f["parameter_slot"], slots, g)]
+    if f["source"] == Source.POOL:
+        found.append(_residuals(origin, origin + last + slots, False, g))
+    else:
+        word = g.activation_bits_per_word // 8
+        end = origin + last + f["input_chunks"] * f["input_digits"]
+        found.append(Access(Memory.ACTIVATION, origin * word, end * word, False))
+        size = g.weight_bits_per_word // 8
+        end = f["weight_address"] + (f["output_chunks"] - 1) * f["weight_chunk"]
+        end += f["weight_digits"] * f["weight_plane"]
+        found.append(Access(Memory.WEIGHT, f["weight_address"] * size, end * size, False))
+    if f["residual"]:
+        start = f["residual_in_address"]
+        end = start + _extent(f, "residual_in") + slots
+        found.append(_residuals(start, end, False, g))
+    return found
+
+
+def _outputs(f: Mapping[str, int], g: Geometry) -> list[Access]:
+    found = []
+    spread = f["scatter_groups"] - 1
+    slots = f["output_chunks"] * g.beats
+    if f["residual_out"]:
+        start = f["residual_out_address"]
+        end = start + _extent(f, "residual_out") + slots * (g.raw_planes if f["raw"] else 1)
+        end += spread * f["residual_out_group_stride"]
+        found.append(_residuals(start, end, True, g))
+    word = g.activation_bits_per_word // 8
+    words = -(-(f["first_lane"] + f["output_chunks"] * g.tout) // g.tin)
+    for n in (1, 2):
+        size = _extent(f, f"code{n}") + words * isa.digits(f[f"code{n}_bits"])
+        size += spread * f[f"code{n}_group_stride"]
+        for memory, name in ((Memory.ACTIVATION, "activation"), (Memory.OUTPUT, "output")):
+            if f[f"code{n}_bits"] and f[f"code{n}_to_{name}"]:
+                start = f[f"code{n}_{name}_address"]
+                found.append(Access(memory, start * word, (start + size) * word, True))
+    return found
+
+
+def _extent(f: Mapping[str, int], prefix: str) -> int:
+    """Words from the first to the last pixel of a COMPUTE's tile."""
+    rows = (f["output_rows"] - 1) * f[f"{prefix}_row_stride"]
+    return rows + (f["output_columns"] - 1) * f[f"{prefix}_pixel_stride"]
+
+
+def _residuals(low: int, high: int, write: bool, g: Geometry) -> Access:
+    word = g.residual_bits_per_word // 8
+    return Access(Memory.RESIDUAL, low * word, high * word, write)
+
+
+def _parameters(slot: int, slots: int, g: Geometry) -> Access:
+    size = PARAMETER_ROWS * g.parameter_bits_per_row // 8
+    return Access(Memory.PARAMETER, slot * size, (slot + slots) * size, False)

@@ -1,0 +1,202 @@
+"""The fields of one COMPUTE: a segment of a layer's output chunks for a tile of output rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from palquant.hw import isa
+from palquant.hw.isa import Opcode, PoolOperation, Source
+from palquant.sw.graph import Convolution, MaxPool
+from palquant.sw.layer import Layer
+from palquant.sw.layout import TensorLayout
+from palquant.sw.network import PlacedNetwork
+from palquant.sw.pack import GroupInput
+from palquant.sw.segments import Segment
+
+_WRAP = 1 << isa.ADDRESS_BITS
+
+
+@dataclass
+class TileAddresses:
+    """Where one tile of a layer finds its inputs and puts its results, in words.
+
+    Parameters:
+        first_row: First output row.
+        rows: Output rows.
+        input_start: Word of the first input row that the tile reads.
+        input_tap: Row of tap (0, 0) at the first output row, relative to that input row.
+        input_low: That input row's number in the whole tensor.
+        input_rows: Input rows that exist for the tile.
+        residual_in: Word of the first residual row, or None.
+        resident: Tensor -> word of the tile's first row in the memory where the tensor stays.
+        buffer: Tensor -> word of the tile's first row in a buffer that is stored to DRAM.
+    """
+
+    first_row: int
+    rows: int
+    input_start: int
+    input_tap: int
+    input_low: int
+    input_rows: int
+    residual_in: int | None = None
+    resident: dict[str, int | None] = field(default_factory=dict)
+    buffer: dict[str, int | None] = field(default_factory=dict)
+
+
+def compute_fields(
+    network: PlacedNetwork,
+    index: int,
+    layer: Layer,
+    tile: TileAddresses,
+    segment: Segment,
+    group: GroupInput | None,
+    slot: int,
+    weight_address: int,
+) -> dict[str, int]:
+    """Fields of the COMPUTE of ``segment`` in ``tile``.
+
+    Parameters:
+        network: The placed network.
+        index: The layer's index.
+        layer: The layer.
+        tile: Addresses.
+        segment: Output chunks.
+        group: What the segment's convolution group reads; None for pools.
+        slot: First parameter slot.
+        weight_address: First weight word.
+    """
+    g = network.geometry
+    f: dict[str, int] = {"layer": index, "parameter_slot": slot}
+    f |= _input_fields(network, layer, tile, segment, group)
+    if isinstance(layer.operation, Convolution):
+        f |= _weight_fields(layer.operation, f, weight_address)
+    f |= {
+        "output_rows": tile.rows,
+        "output_columns": layer.shape.width,
+        "output_chunks": len(segment.outputs) // g.tout,
+        "affine": int(layer.affine is not None),
+        "relu_before": int(layer.relu_before),
+        "residual": int(layer.residual is not None),
+        "relu_after": int(layer.relu_after),
+        "saturation_bits": layer.saturation_bits or g.residual_bits,
+        "raw": int(layer.logits is not None),
+        "scatter_groups": segment.scatter,
+        "first_lane": segment.base % g.tin,
+    }
+    if layer.residual is not None:
+        assert tile.residual_in is not None
+        layout = network.layouts[layer.residual]
+        # The residual lies where the layer computes, before its lanes are scattered.
+        f["residual_in_address"] = tile.residual_in + segment.start // g.lanes
+        f["residual_in_row_stride"] = layout.row_words
+        f["residual_in_pixel_stride"] = layout.pixel_words
+    stored = layer.residual_out or layer.logits
+    if stored is not None:
+        f |= _residual_fields(network.layouts[stored], tile, segment)
+    for number in (1, 2):
+        prefix = f"code{number}_"
+        f |= {prefix + "bits": 0, prefix + "to_activation": 0, prefix + "to_output": 0}
+        if number <= len(layer.codes):
+            code = layer.codes[number - 1]
+            f |= _code_fields(prefix, network.layouts[code.tensor], tile, segment)
+            f[prefix + "bits"] = code.bits
+    f["steps"] = isa.beat_steps(f, g.raw_planes)
+    return f
+
+
+def _input_fields(
+    network: PlacedNetwork,
+    layer: Layer,
+    tile: TileAddresses,
+    segment: Segment,
+    group: GroupInput | None,
+) -> dict[str, int]:
+    g = network.geometry
+    node = layer.operation
+    layout = network.layouts[network.stored(layer.input)]
+    row_step, pixel_step = layout.row_words, layout.pixel_words
+    kernel = node.weight.shape[2:] if isinstance(node, Convolution) else node.kernel
+    first_column = -node.padding[1]
+    start = tile.input_start + tile.input_tap * row_step + first_column * pixel_step
+    f = {
+        "input_row_step": row_step,
+        "input_pixel_step": pixel_step,
+        "input_row_stride": row_step * node.stride[0],
+        "input_pixel_stride": pixel_step * node.stride[1],
+        "input_rows": tile.input_rows,
+        "input_columns": layer.input_shape.width,
+        "first_row": tile.input_tap,
+        "first_column": first_column,
+        "stride_rows": node.stride[0],
+        "stride_columns": node.stride[1],
+        "kernel_rows": kernel[0],
+        "kernel_columns": kernel[1],
+    }
+    if isinstance(node, Convolution):
+        assert group is not None
+        start += group.first_group * layout.group_words
+        f["source"] = Source.ARRAY
+        f["input_chunks"] = len(group.channel) // g.tin
+        f["input_digits"] = layout.digits
+        f["last_lanes"] = group.last_lanes(g.tin)
+        f["pad_code"] = layout.type.zero_point
+    else:
+        maximum = isinstance(node, MaxPool)
+        start += segment.start // g.lanes
+        f["source"] = Source.POOL
+        f["pool_operation"] = PoolOperation.MAX if maximum else PoolOperation.SUM
+    f["input_origin"] = start % _WRAP
+    return f
+
+
+def _weight_fields(node: Convolution, f: dict[str, int], address: int) -> dict[str, int]:
+    plane = f["kernel_rows"] * f["kernel_columns"] * f["input_chunks"]
+    count = isa.digits(node.weight_bits)
+    power = node.beta & (node.beta - 1) == 0 and node.beta > 0
+    # beta is 2^shift, or 2^shift - 1; 0 is 2^0 - 1
+    shift = node.beta.bit_length() - 1 if power else node.beta.bit_length()
+    return {
+        "weight_address": address,
+        "weight_plane": plane,
+        "weight_chunk": plane * count,
+        "weight_digits": count,
+        "digit_sum_first": f["input_digits"] + count - 2,
+        "digit_sum_last": 0,
+        "alpha_shift": node.alpha - 1,
+        "beta_shift": shift,
+        "beta_minus": int(not power),
+    }
+
+
+def _residual_fields(layout: TensorLayout, tile: TileAddresses, segment: Segment) -> dict[str, int]:
+    g = layout.geometry
+    start = tile.resident[layout.name]
+    if start is None:
+        start = tile.buffer[layout.name]
+    assert start is not None
+    words = layout.group_words * segment.base // layout.placement.span
+    scattered = segment.scatter > 1
+    assert layout.group_words % (layout.placement.span // g.lanes) == 0
+    return {
+        "residual_out": 1,
+        "residual_out_address": start + words,
+        "residual_out_row_stride": layout.row_words,
+        "residual_out_pixel_stride": layout.pixel_words,
+        "residual_out_group_stride": layout.group_words if scattered else 0,
+    }
+
+
+def _code_fields(
+    prefix: str, layout: TensorLayout, tile: TileAddresses, segment: Segment
+) -> dict[str, int]:
+    offset = segment.base // layout.geometry.tin * layout.digits
+    resident, buffer = tile.resident[layout.name], tile.buffer[layout.name]
+    return {
+        prefix + "to_activation": int(resident is not None),
+        prefix + "to_output": int(buffer is not None),
+        prefix + "activation_address": 0 if resident is None else resident + offset,
+        prefix + "output_address": 0 if buffer is None else buffer + offset,
+        prefix + "row_stride": layout.row_words,
+        prefix + "pixel_stride": layout.pixel_words,
+        prefix + "group_stride": layout.group_words if segment.scatter > 1 else 0,
+    }

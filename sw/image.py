@@ -1,0 +1,289 @@
+"""The memory image on disk: ``image.bin``, ``image.hex``, ``manifest.json``, ``model.npz``.
+
+``image.bin`` is what the machine finds in DRAM: header, program, weights and parameters. It is
+read-only; the network's input and output (which also holds tensors that do not fit on chip, or
+that are kept for comparison) are regions of their own, one for each image. The manifest says
+where every tensor lies, so that nobody needs to know the compiler to read a result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from palquant.errors import GeometryError, ImageError
+from palquant.hw import isa
+from palquant.hw.config import Geometry
+from palquant.sw.graph import Convolution, Graph, Kind, Logits, Shape, TensorType
+from palquant.sw.layout import TensorLayout
+from palquant.sw.lower import im2col
+from palquant.sw.model import load_model, save_model
+from palquant.sw.place import Placement
+
+FORMAT = "palquant-image"
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """What the manifest says of one layer.
+
+    Attributes:
+        name: The layer's name.
+        quantized: Whether it is one of the low-precision layers.
+        shuffle: Whether it reads or writes through a channel permutation.
+        macs: Multiply-accumulates of one image, padding taps included.
+        passes: Digit passes: a layer takes at least ``macs * passes / peak`` cycles.
+        outputs: Names of the tensors that it makes.
+    """
+
+    name: str
+    quantized: bool
+    shuffle: bool
+    macs: int
+    passes: int
+    outputs: tuple[str, ...]
+
+
+@dataclass(eq=False)
+class MemoryImage:
+    """A compiled network.
+
+    Parameters:
+        geometry: The machine that it is compiled for.
+        data: Bytes of ``image.bin``.
+        graph: The network, for reference and metadata.
+        input: Layout of the input region.
+        gathered: Convolution whose windows the input region holds (im2col), or None.
+        tensors: Tensor name -> (layout, byte offset in the output region), in execution order.
+        layers: Layer records by layer index.
+        output_bytes: Size of one image's output region.
+    """
+
+    geometry: Geometry
+    data: bytes
+    graph: Graph
+    input: TensorLayout
+    gathered: str | None
+    tensors: dict[str, tuple[TensorLayout, int]]
+    layers: list[LayerRecord]
+    output_bytes: int
+
+    @property
+    def input_bytes(self) -> int:
+        """Size of one image's input region."""
+        return self.input.bytes
+
+    def pack_input(self, codes: npt.NDArray[np.uint8]) -> Bytes:
+        """Input codes (N, C, H, W) as input regions, uint8 of shape (N, input_bytes)."""
+        if self.gathered is not None:
+            node = self.graph[self.gathered]
+            assert isinstance(node, Convolution)
+            codes = im2col(codes, node, self.graph.input.zero_point)
+        return self.input.pack(codes)
+
+    def unpack(self, output: Bytes, tensor: str) -> npt.NDArray[np.int64]:
+        """One tensor (N, C, H, W) out of output regions of shape (N, output_bytes)."""
+        layout, offset = self.tensors[tensor]
+        return layout.unpack(np.ascontiguousarray(output[:, offset : offset + layout.bytes]))
+
+    def predict(self, output: Bytes) -> npt.NDArray[np.int64]:
+        """Class of each image from output regions: the largest scaled logit."""
+        node = self.graph.output
+        if not isinstance(node, Logits):
+            raise ImageError(f"the network ends with {type(node).__name__}, not with logits")
+        logits = self.unpack(output, node.name)[:, :, 0, 0] * node.scale
+        return logits.argmax(axis=1)
+
+
+def seal(header: dict[str, int], body: bytes) -> bytes:
+    """Header and body as one image, size and CRC filled in."""
+    size = isa.UNIT_BYTES + len(body)
+    fields = header | {"magic": isa.MAGIC, "version": isa.VERSION, "size": size, "crc": 0}
+    data = isa.IMAGE_HEADER.encode(fields) + body
+    return isa.IMAGE_HEADER.encode(fields | {"crc": zlib.crc32(data)}) + body
+
+
+def check_image(data: bytes, geometry: Geometry, label: str) -> dict[str, int]:
+    """Decode an image's header and verify magic, version, geometry, size and CRC.
+
+    Raises:
+        ImageError: Says what was found and what was expected.
+    """
+    if len(data) < isa.UNIT_BYTES:
+        raise ImageError(f"{label}: {len(data)} bytes, less than a header of {isa.UNIT_BYTES}")
+    header = isa.IMAGE_HEADER.decode(data[: isa.UNIT_BYTES])
+    expected = {
+        "magic": isa.MAGIC,
+        "version": isa.VERSION,
+        "geometry": geometry.identity,
+        "size": len(data),
+    }
+    for name, value in expected.items():
+        if header[name] != value:
+            raise ImageError(f"{label}: {name} is {header[name]:#x}, expected {value:#x}")
+    cleared = isa.IMAGE_HEADER.encode(header | {"crc": 0}) + data[isa.UNIT_BYTES :]
+    if zlib.crc32(cleared) != header["crc"]:
+        raise ImageError(
+            f"{label}: CRC-32 is {zlib.crc32(cleared):#010x}, the header says "
+            f"{header['crc']:#010x}: the image is corrupted"
+        )
+    return header
+
+
+def hex_lines(data: bytes, word_bytes: int) -> str:
+    """Bytes as ``$readmemh`` text: one word of ``word_bytes`` a line, highest byte first."""
+    padded = data + bytes(-len(data) % word_bytes)
+    return "".join(
+        padded[start : start + word_bytes][::-1].hex() + "\n"
+        for start in range(0, len(padded), word_bytes)
+    )
+
+
+def _describe(layout: TensorLayout, offset: int) -> dict[str, Any]:
+    return {
+        "name": layout.name,
+        "kind": layout.type.kind.value,
+        "bits": layout.type.bits,
+        "zero_point": layout.type.zero_point,
+        "shape": dataclasses.asdict(layout.shape),
+        "offset": offset,
+        "bytes": layout.bytes,
+        "row_bytes": layout.row_bytes,
+        "word_bytes": layout.word_bytes,
+        "pixel_words": layout.pixel_words,
+        "groups": layout.placement.groups,
+        "span": layout.placement.span,
+        "channel_slots": layout.placement.slot.tolist(),
+    }
+
+
+def _layout(entry: dict[str, Any], geometry: Geometry) -> TensorLayout:
+    slots = np.array(entry["channel_slots"], np.int64)
+    span = entry["span"]
+    placement = Placement(entry["groups"], span, slots // span, slots % span)
+    kind = TensorType(Kind(entry["kind"]), entry["bits"], entry["zero_point"])
+    return TensorLayout(entry["name"], kind, Shape(**entry["shape"]), placement, geometry)
+
+
+def manifest(image: MemoryImage) -> dict[str, Any]:
+    """The manifest as a JSON-serialisable dictionary."""
+    header = isa.IMAGE_HEADER.decode(image.data[: isa.UNIT_BYTES])
+    normalization = dataclasses.asdict(image.graph.input.normalization)
+    scales = image.graph.output.scale.tolist() if isinstance(image.graph.output, Logits) else None
+    return {
+        "format": FORMAT,
+        "version": isa.VERSION,
+        "geometry": dataclasses.asdict(image.geometry),
+        "geometry_identity": image.geometry.identity,
+        "network": image.graph.metadata,
+        "regions": {
+            "image": {"bytes": len(image.data), "header": header},
+            "input": {"bytes_per_image": image.input_bytes},
+            "output": {"bytes_per_image": image.output_bytes},
+        },
+        "input": {
+            **_describe(image.input, 0),
+            "image_shape": dataclasses.asdict(image.graph.input.shape),
+            "image_dtypes": ["float32", "uint8"],
+            "normalization": normalization,
+            "gathered_by": image.gathered,
+        },
+        "output": {"tensor": image.graph.output.name, "scales": scales},
+        "tensors": [_describe(layout, offset) for layout, offset in image.tensors.values()],
+        "layers": [dataclasses.asdict(layer) for layer in image.layers],
+        "checksums": {"image.bin": {"sha256": hashlib.sha256(image.data).hexdigest()}},
+    }
+
+
+def save_image(image: MemoryImage, directory: str | os.PathLike[str]) -> None:
+    """Write the file set into ``directory``: aside first, then renamed.
+
+    An older image in the same directory is replaced as a whole; other files make it refuse.
+
+    Raises:
+        ImageError: The directory cannot be written, or holds something else.
+    """
+    target = Path(directory)
+    if target.exists() and not target.is_dir():
+        raise ImageError(f"{target}: exists and is no directory")
+    if target.is_dir() and any(target.iterdir()) and not (target / "manifest.json").exists():
+        raise ImageError(f"{target}: holds other files; name an empty or a new directory")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    except OSError as error:
+        raise ImageError(f"{target}: cannot write here: {error.strerror}") from error
+    try:
+        (aside / "image.bin").write_bytes(image.data)
+        (aside / "image.hex").write_text(hex_lines(image.data, image.geometry.bus_bytes))
+        (aside / "manifest.json").write_text(json.dumps(manifest(image), indent=1) + "\n")
+        save_model(image.graph, aside / "model.npz")
+        aside.chmod(0o755)
+        if target.is_dir():
+            old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
+            os.replace(target, old / "image")
+            os.replace(aside, target)
+            shutil.rmtree(old)
+        else:
+            os.replace(aside, target)
+    except OSError as error:
+        raise ImageError(f"{target}: cannot write: {error.strerror}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def load_image(directory: str | os.PathLike[str]) -> MemoryImage:
+    """Read a file set and verify it.
+
+    Raises:
+        ImageError: A file is missing, truncated, corrupted, or does not belong to the others.
+    """
+    target = Path(directory)
+    try:
+        data = (target / "image.bin").read_bytes()
+        text = (target / "manifest.json").read_text()
+    except OSError as error:
+        raise ImageError(f"{error.filename}: cannot read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ImageError(f"{target / 'manifest.json'}: is no text: {error}") from error
+    label = str(target / "manifest.json")
+    try:
+        document = json.loads(text)
+        if document["format"] != FORMAT or document["version"] != isa.VERSION:
+            raise ImageError(
+                f"{label}: format {document['format']!r} version {document['version']}, expected "
+                f"{FORMAT!r} version {isa.VERSION}"
+            )
+        geometry = Geometry(**document["geometry"])
+        tensors = {}
+        for entry in document["tensors"]:
+            tensors[entry["name"]] = (_layout(entry, geometry), int(entry["offset"]))
+        layers = [
+            LayerRecord(**entry | {"outputs": tuple(entry["outputs"])})
+            for entry in document["layers"]
+        ]
+        input_layout = _layout(document["input"], geometry)
+        gathered = document["input"]["gathered_by"]
+        output_bytes = document["regions"]["output"]["bytes_per_image"]
+        digest = document["checksums"]["image.bin"]["sha256"]
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, ImageError | GeometryError):
+            raise
+        raise ImageError(f"{label}: is no {FORMAT} manifest, or is damaged ({error!r})") from error
+    check_image(data, geometry, str(target / "image.bin"))
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise ImageError(f"{target / 'image.bin'}: does not belong to this manifest (SHA-256)")
+    graph = load_model(target / "model.npz")
+    return MemoryImage(geometry, data, graph, input_layout, gathered, tensors, layers, output_bytes)

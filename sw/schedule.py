@@ -1,0 +1,138 @@
+"""Orders instructions: loads early enough to hide their latency, tokens wherever engines conflict.
+
+Two instructions of different engines that touch the same bytes (one of them writing) are ordered
+by a token from the earlier to the later one, in program order. Since engines work in order, only
+the latest conflicting instruction of each other engine matters, and a wait that an earlier
+instruction of the same engine already made covers all before it. So each instruction gives and
+takes at most one token for each other engine, and no race is left by construction.
+
+Every wait refers to an instruction that stands earlier in the program, and fetch is in order:
+the oldest incomplete instruction can always proceed, whatever the depth of the queues. That
+argument is not trusted: ``deadlock`` plays each program through with the real queue depths.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from palquant.hw import isa
+from palquant.hw.config import Geometry
+from palquant.hw.isa import Cause, Memory, Opcode
+from palquant.sw.accesses import Access, accesses
+
+ENGINES: dict[Opcode, str] = {
+    Opcode.LOAD: "load",
+    Opcode.COMPUTE: "compute",
+    Opcode.STORE: "store",
+}
+
+_CAUSES = {
+    Memory.WEIGHT: Cause.WEIGHTS,
+    Memory.PARAMETER: Cause.PARAMETERS,
+    Memory.ACTIVATION: Cause.ACTIVATIONS,
+    Memory.RESIDUAL: Cause.ACTIVATIONS,
+}
+
+#: How many steps ahead of its COMPUTE a load may stand in the program.
+LOOKAHEAD = 6
+
+
+@dataclass(eq=False)
+class Instruction:
+    """One instruction before encoding.
+
+    Parameters:
+        opcode: What it does.
+        fields: Its fields; token fields are filled in by :func:`insert_tokens`.
+        geometry: The machine, to derive accesses.
+    """
+
+    opcode: Opcode
+    fields: dict[str, int]
+    geometry: Geometry
+
+    @cached_property
+    def accesses(self) -> list[Access]:
+        """Intervals that it reads and writes."""
+        complete = {item.name: 0 for item in isa.LAYOUTS[self.opcode].fields} | self.fields
+        return accesses(self.opcode, complete, self.geometry)
+
+    def conflicts(self, other: Instruction) -> bool:
+        """Whether the order of both instructions matters."""
+        return any(a.conflicts(b) for a in self.accesses for b in other.accesses)
+
+    def reads_from(self, other: Instruction) -> bool:
+        """Whether it reads what ``other`` writes."""
+        return any(
+            a.conflicts(b) for a in self.accesses if not a.write for b in other.accesses if b.write
+        )
+
+    def encode(self) -> bytes:
+        """The instruction's bytes."""
+        return isa.LAYOUTS[self.opcode].encode({"opcode": self.opcode, **self.fields})
+
+
+@dataclass(eq=False)
+class Step:
+    """One COMPUTE with the loads that it needs and the stores that it makes possible."""
+
+    loads: list[Instruction] = field(default_factory=list)
+    computes: list[Instruction] = field(default_factory=list)
+    stores: list[Instruction] = field(default_factory=list)
+
+    def instructions(self) -> list[Instruction]:
+        """All of them, in order."""
+        return self.loads + self.computes + self.stores
+
+
+def order_steps(steps: list[Step], lookahead: int = LOOKAHEAD) -> list[Instruction]:
+    """Program order: each step's loads are moved ahead of earlier steps' computations.
+
+    A load that overwrites what step m still uses stands behind the computation of step m + 1:
+    there it waits in the load engine's queue only while step m finishes, and never keeps the
+    fetch unit from a computation that could already run.
+    """
+    ahead: list[list[Instruction]] = [[] for _ in steps]
+    position = 0
+    for index, step in enumerate(steps):
+        earliest = max(0, index - lookahead)
+        for other in range(index - 1, earliest - 1, -1):
+            users = steps[other].computes + steps[other].stores
+            if any(load.conflicts(user) for load in step.loads for user in users):
+                earliest = min(index, other + 2)
+                break
+        position = max(position, earliest)  # loads stay in order among themselves
+        ahead[position] += step.loads
+    program: list[Instruction] = []
+    for loads, step in zip(ahead, steps, strict=True):
+        program += loads + step.computes + step.stores
+    return program
+
+
+def insert_tokens(program: list[Instruction]) -> None:
+    """Fill in the token, cause and drain fields of a program, in place."""
+    history: dict[str, list[tuple[int, Instruction]]] = {name: [] for name in ENGINES.values()}
+    waited: dict[tuple[str, str], int] = {}
+    for index, instruction in enumerate(program):
+        engine = ENGINES[instruction.opcode]
+        for other, past in history.items():
+            if other == engine:
+                continue
+            floor = waited.get((other, engine), -1)
+            for when, candidate in reversed(past):
+                if when <= floor:
+                    break
+                if instruction.conflicts(candidate):
+                    instruction.fields[f"wait_{other}"] = 1
+                    candidate.fields[f"signal_{engine}"] = 1
+                    waited[other, engine] = when
+                    if other == "load":
+                        memory = Memory(candidate.fields["memory"])
+                        instruction.fields["cause"] = _CAUSES[memory]
+                    break
+        if engine == "compute" and history[engine]:
+            _, previous = history[engine][-1]
+            if instruction.reads_from(previous):
+                instruction.fields["drain"] = 1
+        history[engine].append((index, instruction))
