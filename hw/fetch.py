@@ -1,0 +1,299 @@
+"""The fetch unit: checks an image's header, streams its program into the queues, counts images."""
+
+from __future__ import annotations
+
+from amaranth import Module, Signal, ValueLike
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from palquant.hw import isa
+from palquant.hw.axi import ADDRESS, ADDRESS_BITS, read_beat
+from palquant.hw.config import Geometry
+from palquant.hw.decode import Decoder
+from palquant.hw.header import HeaderReader
+from palquant.hw.isa import Opcode
+from palquant.hw.prefetch import Prefetch
+from palquant.hw.queues import QueueWrite
+from palquant.hw.registers import ErrorCode, Stall
+from palquant.hw.tokens import Engine
+from palquant.hw.transfer import Fault, Regions
+
+#: Bits of IMAGES_DONE and IMAGE_COUNT.
+COUNT_BITS = 32
+
+
+class Settings(wiring.Signature):
+    """What the host says about a run.
+
+    Members:
+        image_address: ``Out(32)``.
+        input_address: ``Out(32)``, of the first image.
+        output_address: ``Out(32)``, of the first image.
+        input_stride: ``Out(32)``.
+        output_stride: ``Out(32)``.
+        image_count: ``Out(32)``.
+    """
+
+    def __init__(self) -> None:
+        names = (
+            "image_address",
+            "input_address",
+            "output_address",
+            "input_stride",
+            "output_stride",
+        )
+        super().__init__(
+            {**{name: Out(ADDRESS_BITS) for name in names}, "image_count": Out(COUNT_BITS)}
+        )
+
+
+class FetchUnit(wiring.Component):
+    """Runs a program as often as there are images.
+
+    Reads the header, then instructions from ``program_offset`` on, in order, each into its
+    engine's queue; a full queue holds up all that follows. BARRIER waits until all engines are
+    idle. END does the same and then moves input and output on by their strides and begins again at
+    ``body_offset``, which is prefetched meanwhile.
+
+    Illegal and with that a fault: an unknown opcode, reserved bits that are set, tokens from or to
+    the engine itself, tokens on BARRIER or END, an instruction that is not inside the image.
+
+    Parameters:
+        geometry: Sizes of the machine.
+
+    Members:
+        start: ``In(1)``, strobe. ``settings`` are taken in this cycle.
+        settings: ``In(Settings())``.
+        regions: ``Out(Regions())``.
+        address: ``Out(stream.Signature(ADDRESS))``, to the read arbiter.
+        address_waits: ``In(1)``. An address sent waits for the memory.
+        data: ``In(stream.Signature(read_beat(geometry)))``.
+        queue_load: ``Out(QueueWrite(geometry))``.
+        queue_compute: ``Out(QueueWrite(geometry))``.
+        queue_store: ``Out(QueueWrite(geometry))``.
+        engines_idle: ``In(1)``. Queues are empty and all instructions complete.
+        outstanding: ``Out(1)``. Bursts that were asked for are not answered.
+        done: ``Out(1)``, strobe: all images are complete.
+        images_done: ``Out(32)``.
+        fault: ``Out(Fault())``, until reset.
+        offset: ``Out(32)``, image offset of the instruction that is being fetched.
+        stall: ``Out(Stall)``.
+    """
+
+    def __init__(self, geometry: Geometry) -> None:
+        super().__init__(
+            {
+                "start": In(1),
+                "settings": In(Settings()),
+                "regions": Out(Regions()),
+                "address": Out(stream.Signature(ADDRESS)),
+                "address_waits": In(1),
+                "data": In(stream.Signature(read_beat(geometry))),
+                "queue_load": Out(QueueWrite(geometry)),
+                "queue_compute": Out(QueueWrite(geometry)),
+                "queue_store": Out(QueueWrite(geometry)),
+                "engines_idle": In(1),
+                "outstanding": Out(1),
+                "done": Out(1),
+                "images_done": Out(COUNT_BITS),
+                "fault": Out(Fault()),
+                "offset": Out(isa.DRAM_BITS),
+                "stall": Out(Stall),
+            }
+        )
+        self._geometry = geometry
+
+    @property
+    def geometry(self) -> Geometry:
+        """Sizes of the machine."""
+        return self._geometry
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        byte_bits = self._geometry.bus_bytes.bit_length() - 1
+        unit_beats = isa.UNIT_BITS // self._geometry.bus_bits
+        regions = self.regions
+
+        m.submodules.prefetch = prefetch = Prefetch(self._geometry)
+        m.submodules.header = header = HeaderReader(self._geometry)
+        m.submodules.decoder = decoder = Decoder(self._geometry)
+        connect(m, prefetch.address, flipped(self.address))
+        connect(m, flipped(self.data), prefetch.data)
+
+        beat = prefetch.o
+        index = Signal.like(decoder.index)
+        opcode = Signal.like(decoder.opcode)
+        m.d.comb += [
+            self.outstanding.eq(prefetch.outstanding),
+            header.beat.eq(beat.payload),
+            header.index.eq(index),
+            decoder.data.eq(beat.payload.data),
+            decoder.index.eq(index),
+            decoder.held.eq(opcode),
+        ]
+
+        # All queues see the beat; the decoder says whose it is.
+        room = Signal(len(Engine))
+        write = Signal()
+        for engine in Engine:
+            queue = getattr(self, f"queue_{engine.name.lower()}")
+            m.d.comb += [
+                room[engine].eq(queue.room),
+                queue.enable.eq(write & decoder.engines[engine]),
+                queue.commit.eq(write & decoder.engines[engine] & decoder.last),
+                queue.beat.eq(index),
+                queue.data.eq(beat.payload.data),
+                queue.offset.eq(self.offset),
+            ]
+        blocked = (decoder.engines & ~room).any()
+
+        # The stretch of the image that is read next: from ``offset`` to the image's end.
+        start = Signal(ADDRESS_BITS + 1)
+        end = Signal(ADDRESS_BITS + 1)
+        length = Signal(ADDRESS_BITS)
+        before_end = Signal()
+        m.d.comb += [prefetch.start.eq(start), prefetch.beats.eq(length[byte_bits:])]
+
+        input_stride = Signal.like(self.settings.input_stride)
+        output_stride = Signal.like(self.settings.output_stride)
+        images_left = Signal(COUNT_BITS)
+        checked = Signal()  # the header was read
+        ending = Signal()  # END was read, its image is not counted yet
+
+        def fail(code: ValueLike) -> None:
+            m.d.sync += [self.fault.valid.eq(1), self.fault.code.eq(code)]
+            m.next = "FAULT"
+
+        with m.FSM():
+            with m.State("IDLE"), m.If(self.start):
+                m.d.sync += [
+                    regions.image.eq(self.settings.image_address),
+                    regions.input.eq(self.settings.input_address),
+                    regions.output.eq(self.settings.output_address),
+                    regions.size.eq(isa.UNIT_BYTES),
+                    input_stride.eq(self.settings.input_stride),
+                    output_stride.eq(self.settings.output_stride),
+                    images_left.eq(self.settings.image_count),
+                    self.images_done.eq(0),
+                    self.offset.eq(0),
+                    checked.eq(0),
+                    ending.eq(0),
+                ]
+                m.next = "LOCATE"
+
+            with m.State("LOCATE"):
+                m.d.comb += self.stall.eq(Stall.RUNNING)
+                m.d.sync += [
+                    start.eq(regions.image + self.offset),
+                    end.eq(regions.image + regions.size),
+                    length.eq(regions.size - self.offset),
+                    before_end.eq(self.offset < regions.size),
+                    index.eq(0),
+                ]
+                m.next = "BEGIN"
+
+            with m.State("BEGIN"):
+                m.d.comb += self.stall.eq(Stall.RUNNING)
+                aligned = ~start[:byte_bits].any()
+                with m.If(before_end & aligned & (end <= 1 << ADDRESS_BITS)):
+                    m.d.comb += prefetch.go.eq(1)
+                    with m.If(~checked):
+                        m.next = "HEADER"
+                    with m.Elif(ending):
+                        m.next = "WAIT"
+                    with m.Else():
+                        m.next = "RUN"
+                with m.Else():
+                    fail(ErrorCode.ADDRESS)
+
+            with m.State("HEADER"):
+                m.d.comb += [beat.ready.eq(1), header.enable.eq(beat.valid)]
+                with m.If(self.address_waits):
+                    m.d.comb += self.stall.eq(Stall.ADDRESS)
+                with m.Else():
+                    m.d.comb += self.stall.eq(Stall.DATA)
+                with m.If(beat.valid):
+                    m.d.sync += index.eq(index + 1)
+                    with m.If(index == unit_beats - 1):
+                        m.next = "JUDGE"
+
+            with m.State("JUDGE"):
+                m.d.comb += self.stall.eq(Stall.RUNNING)
+                m.d.sync += [
+                    checked.eq(1),
+                    regions.size.eq(header.fields.size),
+                    self.offset.eq(header.fields.program_offset),
+                ]
+                with m.If(header.verdict != ErrorCode.NONE):
+                    m.d.sync += self.offset.eq(0)
+                    fail(header.verdict)
+                with m.Elif(images_left == 0):
+                    m.d.comb += self.done.eq(1)
+                    m.next = "IDLE"
+                with m.Else():
+                    m.next = "LOCATE"
+
+            with m.State("RUN"):
+                with m.If(prefetch.exhausted):
+                    fail(ErrorCode.ADDRESS)
+                with m.Elif(~beat.valid):
+                    with m.If(self.address_waits):
+                        m.d.comb += self.stall.eq(Stall.ADDRESS)
+                    with m.Else():
+                        m.d.comb += self.stall.eq(Stall.DATA)
+                with m.Elif(beat.payload.error):
+                    fail(ErrorCode.READ_RESPONSE)
+                with m.Elif(decoder.illegal):
+                    fail(ErrorCode.OPCODE)
+                with m.Elif(blocked):
+                    for engine in Engine:
+                        with m.If(decoder.engines[engine]):
+                            m.d.comb += self.stall.eq(Stall[engine.name])
+                with m.Else():
+                    m.d.comb += [
+                        beat.ready.eq(1),
+                        write.eq(1),
+                        self.stall.eq(Stall.RUNNING),
+                    ]
+                    m.d.sync += [opcode.eq(decoder.opcode), index.eq(index + 1)]
+                    with m.If(decoder.last):
+                        m.d.sync += [
+                            index.eq(0),
+                            self.offset.eq(self.offset + (index + 1) * self._geometry.bus_bytes),
+                        ]
+                        with m.Switch(decoder.opcode):
+                            with m.Case(Opcode.BARRIER):
+                                m.next = "WAIT"
+                            with m.Case(Opcode.END):
+                                m.next = "FLUSH"
+
+            # END: what was read ahead behind it is not what comes next.
+            with m.State("FLUSH"):
+                m.d.comb += [prefetch.flush.eq(1), self.stall.eq(Stall.DATA)]
+                m.d.sync += ending.eq(1)
+                with m.If(prefetch.empty):
+                    with m.If(images_left == 1):
+                        m.next = "WAIT"
+                    with m.Else():
+                        m.d.sync += self.offset.eq(header.fields.body_offset)
+                        m.next = "LOCATE"
+
+            with m.State("WAIT"):
+                m.d.comb += self.stall.eq(Stall.DRAIN)
+                with m.If(self.engines_idle):
+                    m.next = "RUN"
+                    with m.If(ending):
+                        m.d.sync += [
+                            ending.eq(0),
+                            images_left.eq(images_left - 1),
+                            self.images_done.eq(self.images_done + 1),
+                            regions.input.eq(regions.input + input_stride),
+                            regions.output.eq(regions.output + output_stride),
+                        ]
+                        with m.If(images_left == 1):
+                            m.d.comb += self.done.eq(1)
+                            m.next = "IDLE"
+
+            with m.State("FAULT"):
+                pass
+        return m

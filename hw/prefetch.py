@@ -1,0 +1,133 @@
+"""Reads ahead: a contiguous stretch of DRAM as a stream of beats, room reserved for each."""
+
+from __future__ import annotations
+
+from amaranth import Cat, Const, Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.fifo import SyncFIFOBuffered
+from amaranth.lib.wiring import In, Out
+
+from palquant.hw import isa
+from palquant.hw.axi import ADDRESS, ADDRESS_BITS, read_beat
+from palquant.hw.config import Geometry
+
+#: Instruction units that are read ahead at most: at a latency of 50 cycles, a unit every 2 cycles.
+BUFFER_UNITS = 32
+#: Instruction units that are read at once, if bursts may be that long.
+BURST_UNITS = 4
+
+
+class Prefetch(wiring.Component):
+    """Reads beats from ``start`` on until told to stop, never more than there is room for.
+
+    So its data never waits, and never blocks other data on the bus.
+
+    Parameters:
+        geometry: Sizes of the machine.
+
+    Members:
+        go: ``In(1)``, strobe while ``empty``: begin.
+        start: ``In(32)``, byte address, a multiple of the bus width.
+        beats: ``In(32 - log2(bus_bytes) + 1)``. Beats that may be read.
+        flush: ``In(1)``. While high: ask for nothing more, drop all that is there or still comes.
+        empty: ``Out(1)``. Nothing is buffered or on its way.
+        address: ``Out(stream.Signature(ADDRESS))``.
+        data: ``In(stream.Signature(read_beat(geometry)))``, always ready.
+        o: ``Out(stream.Signature(read_beat(geometry)))``.
+        exhausted: ``Out(1)``. All ``beats`` were read and taken.
+        outstanding: ``Out(1)``. Bursts that were asked for are not answered.
+    """
+
+    def __init__(self, geometry: Geometry) -> None:
+        beat = read_beat(geometry)
+        byte_bits = geometry.bus_bytes.bit_length() - 1
+        super().__init__(
+            {
+                "go": In(1),
+                "start": In(ADDRESS_BITS),
+                "beats": In(ADDRESS_BITS - byte_bits + 1),
+                "flush": In(1),
+                "empty": Out(1),
+                "address": Out(stream.Signature(ADDRESS)),
+                "data": In(stream.Signature(beat)),
+                "o": Out(stream.Signature(beat)),
+                "exhausted": Out(1),
+                "outstanding": Out(1),
+            }
+        )
+        self._geometry = geometry
+
+    @property
+    def geometry(self) -> Geometry:
+        """Sizes of the machine."""
+        return self._geometry
+
+    @property
+    def depth(self) -> int:
+        """Beats that are read ahead at most."""
+        return BUFFER_UNITS * isa.UNIT_BITS // self._geometry.bus_bits
+
+    @property
+    def burst_beats(self) -> int:
+        """Beats that are read at once; a power of two."""
+        return min(
+            self._geometry.burst_beats, BURST_UNITS * isa.UNIT_BITS // self._geometry.bus_bits
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        byte_bits = self._geometry.bus_bytes.bit_length() - 1
+        depth, burst_beats = self.depth, self.burst_beats
+        beat_bits = burst_beats.bit_length() - 1
+
+        m.submodules.fifo = fifo = SyncFIFOBuffered(width=self.o.payload.shape().size, depth=depth)
+        m.d.comb += [
+            fifo.w_data.eq(self.data.payload),
+            fifo.w_en.eq(self.data.valid & ~self.flush),
+            self.data.ready.eq(1),
+            self.o.payload.eq(fifo.r_data),
+            self.o.valid.eq(fifo.r_rdy & ~self.flush),
+            fifo.r_en.eq(self.o.ready | self.flush),
+        ]
+
+        # Bursts end at multiples of their size, hence never cross 4 KiB.
+        beat = Signal(ADDRESS_BITS - byte_bits)
+        left = Signal.like(self.beats)
+        free = Signal(range(depth + 1), init=depth)
+        coming = Signal(range(depth + 1))
+        space = Signal(range(1, burst_beats + 1))
+        size = Signal.like(space)
+        asks = Signal()
+        asked = self.address.valid & self.address.ready
+        m.d.comb += [
+            space.eq(burst_beats - beat[:beat_bits]),
+            size.eq(Mux(left <= space, left, space)),
+            asks.eq(~self.address.valid & ~self.flush & (left != 0) & (free >= burst_beats)),
+        ]
+        with m.If(asked):
+            m.d.sync += self.address.valid.eq(0)
+        with m.If(asks):
+            m.d.sync += [
+                self.address.valid.eq(1),
+                self.address.payload.address.eq(Cat(Const(0, byte_bits), beat)),
+                self.address.payload.length.eq(size - 1),
+                beat.eq(beat + size),
+                left.eq(left - size),
+            ]
+        with m.If(self.go):
+            m.d.sync += [beat.eq(self.start[byte_bits:]), left.eq(self.beats)]
+        with m.Elif(self.flush):
+            m.d.sync += left.eq(0)
+
+        # A place is taken when its beat is about to be asked for, and free when the beat is gone.
+        dropped = self.data.valid & self.flush
+        m.d.sync += [
+            free.eq(free - Mux(asks, size, 0) + (fifo.r_rdy & fifo.r_en) + dropped),
+            coming.eq(coming + Mux(asked, self.address.payload.length + 1, 0) - self.data.valid),
+        ]
+        m.d.comb += [
+            self.outstanding.eq(coming != 0),
+            self.empty.eq(~self.address.valid & (coming == 0) & (free == depth)),
+            self.exhausted.eq(self.empty & (left == 0)),
+        ]
+        return m

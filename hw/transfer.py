@@ -1,0 +1,225 @@
+"""What LOAD and STORE share: regions of DRAM, faults, and the walk over a transfer's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from amaranth import Array, Cat, Module, Mux, Signal, Value
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from palquant.hw import isa
+from palquant.hw.axi import ADDRESS_BITS, ROW
+from palquant.hw.config import PARAMETER_ROWS, Geometry
+from palquant.hw.isa import Base, Memory
+from palquant.hw.layouts import READABLE, TRANSFER
+from palquant.hw.registers import ErrorCode
+
+#: Memories that LOAD can write.
+LOADABLE = (Memory.WEIGHT, Memory.ACTIVATION, Memory.PARAMETER, Memory.RESIDUAL)
+#: Memories that STORE can read.
+STORABLE = READABLE
+
+
+def memory_beats(geometry: Geometry, memory: Memory) -> int:
+    """Depth of an on-chip memory in bus beats."""
+    bits = {
+        Memory.WEIGHT: geometry.weight_words * geometry.weight_bits_per_word,
+        Memory.ACTIVATION: geometry.activation_words * geometry.activation_bits_per_word,
+        Memory.OUTPUT: geometry.output_words * geometry.activation_bits_per_word,
+        Memory.RESIDUAL: geometry.residual_words * geometry.residual_bits_per_word,
+        Memory.PARAMETER: geometry.parameter_slots
+        * PARAMETER_ROWS
+        * geometry.parameter_bits_per_row,
+    }[memory]
+    return bits // geometry.bus_bits
+
+
+class Regions(wiring.Signature):
+    """Where things lie in DRAM; constant while anything is under way.
+
+    Members:
+        image: ``Out(32)``, byte address of the memory image.
+        input: ``Out(32)``, byte address of the current image's input.
+        output: ``Out(32)``, byte address of the current image's output.
+        size: ``Out(32)``, bytes of the memory image.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({name: Out(ADDRESS_BITS) for name in ("image", "input", "output", "size")})
+
+
+class Fault(wiring.Signature):
+    """An error that ends the run.
+
+    Members:
+        valid: ``Out(1)``, high for one cycle or more. The first cycle counts.
+        code: ``Out(ErrorCode)``.
+        newest: ``Out(1)``. The instruction at fault is the one that the engine took last;
+            otherwise it is the oldest that is not complete.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({"valid": Out(1), "code": Out(ErrorCode), "newest": Out(1)})
+
+
+class RowWalker(wiring.Component):
+    """Turns a TRANSFER into its rows, and checks each of them.
+
+    Up to one row a cycle. A row that is misaligned, leaves the image or the on-chip memory, or
+    wraps around either address space is a fault, as is a transfer of nothing, or one between
+    regions and memories that this engine does not connect. After a fault nothing more comes out.
+    The next instruction is taken when all rows of the one before are checked, so a fault concerns
+    the newest instruction.
+
+    Parameters:
+        geometry: Sizes of the machine.
+        memories: On-chip memories that the engine may use.
+        bases: DRAM regions that the engine may use.
+
+    Members:
+        instruction: ``In(stream.Signature(TRANSFER))``.
+        regions: ``In(Regions())``.
+        rows: ``Out(stream.Signature(ROW))``.
+        fault: ``Out(Fault())``, until reset.
+        busy: ``Out(1)``. An instruction is being walked.
+    """
+
+    #: From an instruction's acceptance to its first row.
+    LATENCY = 3
+
+    def __init__(
+        self, geometry: Geometry, memories: Collection[Memory], bases: Collection[Base]
+    ) -> None:
+        super().__init__(
+            {
+                "instruction": In(stream.Signature(TRANSFER)),
+                "regions": In(Regions()),
+                "rows": Out(stream.Signature(ROW)),
+                "fault": Out(Fault()),
+                "busy": Out(1),
+            }
+        )
+        self._geometry = geometry
+        self._memories = tuple(memories)
+        self._bases = tuple(bases)
+
+    @property
+    def geometry(self) -> Geometry:
+        """Sizes of the machine."""
+        return self._geometry
+
+    @property
+    def memories(self) -> tuple[Memory, ...]:
+        """On-chip memories that the engine may use."""
+        return self._memories
+
+    @property
+    def bases(self) -> tuple[Base, ...]:
+        """DRAM regions that the engine may use."""
+        return self._bases
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        byte_bits = self._geometry.bus_bytes.bit_length() - 1
+
+        # First stage: the row's offsets. Their top bit says that they wrapped around.
+        transfer = Signal(TRANSFER)
+        active = Signal()
+        left = Signal.like(transfer.rows)
+        offset = Signal(ADDRESS_BITS + 1)
+        local = Signal(isa.ADDRESS_BITS + 1)
+
+        # Second stage: the row's ends.
+        placed = Signal()
+        row = Signal(ROW)
+        start = Signal(ADDRESS_BITS + 1)
+        region_end = Signal(ADDRESS_BITS + 2)
+        local_end = Signal(isa.ADDRESS_BITS + 2)
+        in_image = Signal()
+        illegal = Signal()
+        unusable = Signal()
+
+        out_free = ~self.rows.valid | self.rows.ready
+        placed_free = ~placed | out_free
+        stopped = self.fault.valid
+        m.d.comb += [
+            self.instruction.ready.eq(~active & ~placed & ~stopped),
+            self.busy.eq(active | placed | self.rows.valid),
+            self.fault.newest.eq(1),
+        ]
+        region = Array(
+            [self.regions.image, self.regions.input, self.regions.output, self.regions.image]
+        )[transfer.base]
+        row_bytes = transfer.row_beats << byte_bits
+        with m.If(placed_free & ~stopped):
+            m.d.sync += [
+                placed.eq(active),
+                row.beats.eq(transfer.row_beats),
+                row.memory.eq(transfer.memory),
+                row.local.eq(local),
+                row.last.eq(left == 1),
+                start.eq(region + offset),
+                region_end.eq(offset + row_bytes),
+                local_end.eq(local + transfer.row_beats),
+                in_image.eq(transfer.base == Base.IMAGE),
+                illegal.eq((transfer.rows == 0) | (transfer.row_beats == 0)),
+                unusable.eq(
+                    ~self._one_of(transfer.memory, self._memories)
+                    | ~self._one_of(transfer.base, self._bases)
+                    | transfer.dram_stride[:byte_bits].any()
+                ),
+                left.eq(left - 1),
+                offset.eq(offset + transfer.dram_stride),
+                local.eq(local + transfer.stride),
+            ]
+            with m.If(active & (left <= 1)):
+                m.d.sync += active.eq(0)
+        with m.If(self.instruction.ready & self.instruction.valid):
+            taken = self.instruction.payload
+            m.d.sync += [
+                transfer.eq(taken),
+                active.eq(1),
+                left.eq(taken.rows),
+                offset.eq(taken.dram_offset),
+                local.eq(taken.address),
+            ]
+
+        # Third stage: the verdict.
+        limit = Signal(range(max(self._limits().values()) + 1))
+        with m.Switch(row.memory):
+            for memory, beats in self._limits().items():
+                with m.Case(memory):
+                    m.d.comb += limit.eq(beats)
+        outside = Signal()
+        last_byte = Signal(ADDRESS_BITS + 1)
+        m.d.comb += [
+            last_byte.eq(start[:ADDRESS_BITS] + (row.beats << byte_bits) - 1),
+            outside.eq(
+                unusable
+                | start[:byte_bits].any()
+                | start[ADDRESS_BITS]
+                | last_byte[ADDRESS_BITS]
+                | (region_end > 1 << ADDRESS_BITS)
+                | in_image & (region_end > self.regions.size)
+                | (local_end > limit)
+            ),
+        ]
+        with m.If(out_free & ~stopped):
+            m.d.sync += [
+                self.rows.valid.eq(placed & ~illegal & ~outside),
+                self.rows.payload.eq(row),
+                self.rows.payload.address.eq(start),
+                self.fault.valid.eq(placed & (illegal | outside)),
+                self.fault.code.eq(Mux(illegal, ErrorCode.OPCODE, ErrorCode.ADDRESS)),
+            ]
+        with m.Elif(self.rows.ready):
+            m.d.sync += self.rows.valid.eq(0)
+        return m
+
+    def _limits(self) -> dict[Memory, int]:
+        return {memory: memory_beats(self._geometry, memory) for memory in self._memories}
+
+    @staticmethod
+    def _one_of(value: Value, members: Collection[int]) -> Value:
+        return Cat(value == member for member in members).any()
