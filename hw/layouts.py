@@ -55,7 +55,7 @@ IMAGE_HEADER = struct(isa.IMAGE_HEADER)
 #: Width of an ``isa.Memory``.
 MEMORY_BITS = 3
 #: Memories that STORE can read; the others only have a read port for the datapath.
-READABLE = (isa.Memory.ACTIVATION, isa.Memory.RESIDUAL, isa.Memory.OUTPUT)
+READABLE = (isa.Memory.RESIDUAL, isa.Memory.OUTPUT)
 
 
 class _Interface(wiring.Signature):

@@ -4,6 +4,7 @@ import random
 
 import pytest
 from amaranth.lib import wiring
+
 from palquant.hw import isa, layouts
 from palquant.hw.config import geometry
 
