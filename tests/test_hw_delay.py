@@ -1,0 +1,44 @@
+"""A delay line holds what its input was; a reset clears strobes."""
+
+import pytest
+from amaranth import Module, Signal, signed
+from amaranth.hdl import Fragment
+from amaranth.lib import data
+from palquant.hw.delay import delay_line
+from post_bench import trace
+
+
+@pytest.fixture
+def module():
+    """A module that is looked at rather than simulated."""
+    yield (m := Module())
+    Fragment.get(m, None)
+
+
+def test_elements_are_the_past_values():
+    m = Module()
+    given = Signal(signed(5))
+    line = delay_line(m, given, 3, name="line")
+    values = [-16, 15, 3, 0, -1, 7, 8, 9]
+    seen = trace(m, [[(given, value)] for value in values], line)
+    for now in range(3, len(values)):
+        assert seen[now] == [values[now - k] for k in range(4)]
+
+
+def test_shapes_and_names_are_kept(module):
+    layout = data.StructLayout({"low": 2, "high": signed(3)})
+    line = delay_line(module, Signal(layout), 2, name="pair")
+    assert [stage.shape() for stage in line] == [layout] * 3
+    assert [stage.as_value().name for stage in line[1:]] == ["pair_1", "pair_2"]
+    assert delay_line(module, given := Signal(), 0, name="none") == [given]
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_only_strobes_are_reset(module, reset):
+    line = delay_line(module, Signal(), 2, name="line", reset=reset)
+    assert [stage.reset_less for stage in line[1:]] == [not reset] * 2
+
+
+def test_negative_delay_is_refused(module):
+    with pytest.raises(ValueError, match="non-negative number of cycles, not -1"):
+        delay_line(module, Signal(), -1, name="line")
