@@ -39,7 +39,7 @@ class LoadEngine(wiring.Component):
         write: ``Out(LoadWrite(geometry))``.
         halt: ``In(1)``. Write nothing more, take and drop what is on its way. The read arbiter
             must take no address either.
-        complete: ``Out(1)``, strobe.
+        complete: ``Out(1)``, strobe; none comes after an error response.
         busy: ``Out(1)``. An instruction is not complete.
         outstanding: ``Out(1)``. Bursts that were asked for are not answered.
         fault: ``Out(Fault())``.
@@ -120,10 +120,13 @@ class LoadEngine(wiring.Component):
         m.d.sync += in_flight.eq(in_flight + asked - (accepted & final))
 
         failed = accepted & self.data.payload.error
+        broken = Signal()
+        with m.If(failed):
+            m.d.sync += broken.eq(1)
         m.d.comb += [
             self.outstanding.eq(in_flight != 0),
             self.busy.eq(walker.busy | splitter.o.valid | (in_flight != 0)),
-            self.complete.eq(accepted & final & current.last & ~self.halt & ~failed),
+            self.complete.eq(accepted & final & current.last & ~self.halt & ~failed & ~broken),
             self.fault.valid.eq(failed | walker.fault.valid),
             self.fault.code.eq(Mux(failed, ErrorCode.READ_RESPONSE, walker.fault.code)),
             self.fault.newest.eq(~failed),

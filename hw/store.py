@@ -36,7 +36,7 @@ class StoreEngine(wiring.Component):
         read: ``Out(StoreRead(geometry))``.
         bus: ``Out(WriteChannels(bus_bits))``.
         halt: ``In(1)``. Begin no further burst; end those begun with beats that write nothing.
-        complete: ``Out(1)``, strobe.
+        complete: ``Out(1)``, strobe; none comes after an error response, or when halted.
         busy: ``Out(1)``. An instruction is not complete.
         outstanding: ``Out(1)``. Bursts are not acknowledged.
         fault: ``Out(Fault())``.
@@ -160,6 +160,9 @@ class StoreEngine(wiring.Component):
         m.submodules.ends = ends = SyncFIFO(width=1, depth=limit)
         acknowledged = bus.bvalid & bus.bready
         failed = acknowledged & bus.bresp[1]
+        broken = Signal()
+        with m.If(failed):
+            m.d.sync += broken.eq(1)
         m.d.comb += [
             bus.bready.eq(in_flight != 0),
             ends.w_en.eq(taken),
@@ -171,7 +174,7 @@ class StoreEngine(wiring.Component):
         m.d.comb += [
             self.outstanding.eq(in_flight != 0),
             self.busy.eq(walker.busy | splitter.o.valid | (in_flight != 0)),
-            self.complete.eq(acknowledged & ends.r_data & ~failed),
+            self.complete.eq(acknowledged & ends.r_data & ~self.halt & ~failed & ~broken),
             self.fault.valid.eq(failed | walker.fault.valid),
             self.fault.code.eq(Mux(failed, ErrorCode.WRITE_RESPONSE, walker.fault.code)),
             self.fault.newest.eq(~failed),

@@ -1,0 +1,157 @@
+"""The walk over a transfer's rows: every row, every check at its corner."""
+
+import random
+
+import pytest
+from simulation import plain, simulate, sink, source, until
+from transfers import REGIONS, random_transfer, rows, set_regions
+
+from palquant.hw.config import PRESETS, geometry
+from palquant.hw.isa import Base, Memory
+from palquant.hw.registers import ErrorCode
+from palquant.hw.transfer import LOADABLE, STORABLE, RowWalker, memory_beats
+from palquant.sw import memories
+
+G = geometry("tiny")
+BEAT = G.bus_bytes
+LEGAL = {
+    "memory": Memory.WEIGHT,
+    "base": Base.IMAGE,
+    "address": 3,
+    "stride": 4,
+    "rows": 2,
+    "row_beats": 4,
+    "dram_offset": 64,
+    "dram_stride": 32,
+}
+DEPTH = memory_beats(G, Memory.WEIGHT)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_depths_are_those_of_the_emulator(name):
+    for memory in Memory:
+        assert memory_beats(geometry(name), memory) == memories.memory_beats(geometry(name), memory)
+
+
+@pytest.mark.parametrize("stall", [0.0, 0.4])
+def test_rows_equal_reference(stall):
+    rng = random.Random(3)
+    transfers = [random_transfer(rng, G, LOADABLE, tuple(Base)) for _ in range(20)]
+    expected = [
+        {
+            "address": address,
+            "beats": beats,
+            "memory": transfer["memory"],
+            "local": local,
+            "last": int(index == transfer["rows"] - 1),
+        }
+        for transfer in transfers
+        for index, (address, local, beats) in enumerate(rows(transfer))
+    ]
+    dut = RowWalker(G, LOADABLE, tuple(Base))
+    received = []
+
+    async def main(ctx):
+        set_regions(ctx, dut.regions)
+        await until(lambda: len(received) == len(expected))(ctx)
+        assert not ctx.get(dut.fault.valid)
+
+    simulate(dut, main, source(dut.instruction, transfers), sink(dut.rows, received, stall=stall))
+    assert [payload for _, payload in received] == expected
+
+
+def test_one_row_a_cycle():
+    dut = RowWalker(G, LOADABLE, tuple(Base))
+    received = []
+
+    async def main(ctx):
+        set_regions(ctx, dut.regions)
+        await until(lambda: len(received) == 50)(ctx)
+
+    transfer = {**LEGAL, "rows": 50, "row_beats": 1}
+    simulate(dut, main, source(dut.instruction, [transfer]), sink(dut.rows, received))
+    first = received[0][0]
+    assert first == RowWalker.LATENCY
+    assert [cycle for cycle, _ in received] == list(range(first, first + 50))
+
+
+LIMITS = {
+    "nothing": {},
+    "last beat of the memory": {"address": DEPTH - 8},
+    "last byte of the image": {"dram_offset": REGIONS["size"] - 64},
+    "no limit to the output": {"base": Base.OUTPUT, "dram_offset": REGIONS["size"]},
+    "one row, unused strides": {"rows": 1, "stride": (1 << 20) - 1, "dram_stride": 0xFFFFFFF8},
+    "last byte of the address space": {
+        "base": Base.OUTPUT,
+        "dram_offset": (1 << 32) - REGIONS["output"] - 64,
+    },
+}
+
+
+@pytest.mark.parametrize("change", LIMITS.values(), ids=LIMITS)
+def test_legal_corner(change):
+    assert verdict({**LEGAL, **change}) is None
+
+
+FAULTS = {
+    "no rows": ({"rows": 0}, ErrorCode.OPCODE, 0),
+    "no beats": ({"row_beats": 0}, ErrorCode.OPCODE, 0),
+    "base that does not exist": ({"base": 3}, ErrorCode.ADDRESS, 0),
+    "memory that does not exist": ({"memory": 7}, ErrorCode.ADDRESS, 0),
+    "memory of another engine": ({"memory": Memory.OUTPUT}, ErrorCode.ADDRESS, 0),
+    "misaligned offset": ({"dram_offset": BEAT // 2}, ErrorCode.ADDRESS, 0),
+    "misaligned stride": ({"dram_stride": BEAT + 1}, ErrorCode.ADDRESS, 0),
+    "beat behind the memory": ({"address": DEPTH - 7}, ErrorCode.ADDRESS, 1),
+    "wrapped around on chip": ({"stride": (1 << 20) - 1}, ErrorCode.ADDRESS, 1),
+    "byte behind the image": (
+        {"dram_offset": REGIONS["size"] - 64 + BEAT},
+        ErrorCode.ADDRESS,
+        1,
+    ),
+    "wrapped around in the image": ({"dram_stride": 0xFFFFFFE0}, ErrorCode.ADDRESS, 1),
+    "wrapped around in DRAM": (
+        {"base": Base.OUTPUT, "dram_offset": (1 << 32) - REGIONS["output"] - 64 + BEAT},
+        ErrorCode.ADDRESS,
+        1,
+    ),
+    "address that wraps": (
+        {"base": Base.OUTPUT, "dram_offset": (1 << 32) - REGIONS["output"]},
+        ErrorCode.ADDRESS,
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "code", "good_rows"), FAULTS.values(), ids=FAULTS)
+def test_fault(change, code, good_rows):
+    assert verdict({**LEGAL, **change}) == (code, good_rows)
+
+
+def test_engines_use_the_memories_that_they_reach():
+    for memories_, bases in ((LOADABLE, tuple(Base)), (STORABLE, (Base.OUTPUT,))):
+        for memory in Memory:
+            for base in Base:
+                transfer = {**LEGAL, "memory": memory, "base": base, "address": 0}
+                legal = memory in memories_ and base in bases
+                result = verdict(transfer, memories_, bases)
+                assert result == (None if legal else (ErrorCode.ADDRESS, 0))
+
+
+def verdict(transfer, memories_=LOADABLE, bases=tuple(Base)):
+    """Fault code and rows before it, or None; the transfer behind it must not come through."""
+    dut = RowWalker(G, memories_, bases)
+    received = []
+    result = []
+    following = {**LEGAL, "memory": memories_[0], "base": bases[0]}
+
+    async def main(ctx):
+        set_regions(ctx, dut.regions)
+        await ctx.tick().repeat(30)
+        if ctx.get(dut.fault.valid):
+            assert ctx.get(dut.fault.newest)
+            result.append((ErrorCode(plain(ctx.get(dut.fault.code))), len(received)))
+        else:
+            assert len(received) == transfer["rows"] + following["rows"]
+
+    simulate(dut, main, source(dut.instruction, [transfer, following]), sink(dut.rows, received))
+    return result[0] if result else None
