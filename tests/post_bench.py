@@ -1,7 +1,8 @@
-"""What the tests of the post-processor's blocks share: stimuli by cycle, parameters as bus beats."""
+"""What the tests of the post-processor's blocks share: stimuli, and parameters as bus beats."""
 
 from amaranth.hdl import Elaboratable
 from amaranth.sim import Simulator
+
 from palquant.hw import isa
 from palquant.hw.config import PARAMETER_BITS, PARAMETER_ROWS, Geometry
 from palquant.hw.isa import Memory

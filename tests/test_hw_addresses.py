@@ -4,8 +4,9 @@ import random
 from itertools import product
 
 import pytest
-from palquant.hw.addresses import AddressGenerator, Advance
 from post_bench import trace
+
+from palquant.hw.addresses import AddressGenerator, Advance
 
 
 def loop(chunks, rows, columns, beats):

@@ -6,10 +6,11 @@ import random
 import pytest
 from amaranth import Module
 from amaranth.lib.wiring import connect
+from post_bench import control_row, parameter_writes, random_words, small_geometry, trace
+
 from palquant.hw import isa
 from palquant.hw.affine import CONTROLS, Affine, compute, result_bits
 from palquant.hw.parameters import ParameterMemory
-from post_bench import control_row, parameter_writes, random_words, small_geometry, trace
 
 GEOMETRY = small_geometry("affine")
 PLAIN = dict.fromkeys(CONTROLS.members, 0) | {"saturation_bits": 16}
@@ -46,7 +47,7 @@ def run(geometry, slots, beats):
     }
     cycles = parameter_writes(memory.write, geometry, rows)
     starts = []
-    for slot, controls, values, residuals, gap in beats:
+    for slot, controls, _, _, gap in beats:
         start = len(cycles)
         starts.append(start)
         cycles.append([(dut.valid, 1), (dut.slot, slot), (dut.controls, controls)])
@@ -119,24 +120,24 @@ def test_extreme_operands():
     check(slots, beats)
 
 
-@pytest.mark.parametrize("shift", range(32))
-def test_every_shift_rounds_down(shift):
-    rng = random.Random(shift)
-    slots = [[(1, 0, shift, 1), (-1, 0, shift, 1)], [(32767, 1 << 30, shift, 1), (3, 5, shift, 1)]]
-    controls = PLAIN | {"affine": 1, "raw": shift > 8}
-    bits = GEOMETRY.value_bits
+def test_every_shift_rounds_down():
+    rng = random.Random(1)
+    geometry = small_geometry("shifts", parameter_slots=64)
+    slots = []
+    for shift in range(32):
+        slots.append([(1, 0, shift, 1), (-1, 0, shift, 1)])
+        slots.append([(32767, 1 << 30, shift, 1), (3, 5, shift, 1)])
     beats = []
-    for slot in (0, 1):
-        for _ in range(6):
-            values = random_words(rng, bits, 2)
-            exact = [
-                (v * s + b) >> shift for v, (s, b, _, _) in zip(values, slots[slot], strict=True)
-            ]
-            if controls["raw"] and not all(fits(x, 32) for x in exact):
-                continue
-            beats.append((slot, controls, values, [0, 0], 0))
-    assert len(beats) >= 6
-    check(slots, beats)
+    for slot, lanes in enumerate(slots):
+        for raw in (0, 1):
+            controls = PLAIN | {"affine": 1, "raw": raw}
+            for width in (12, 20, 28):
+                values = random_words(rng, width, 2)
+                exact = [(v * s + b) >> h for v, (s, b, h, _) in zip(values, lanes, strict=True)]
+                if not raw or all(fits(x, 32) for x in exact):
+                    beats.append((slot, controls, values, [0, 0], 0))
+    assert len(beats) > 300
+    check(slots, beats, geometry)
 
 
 @pytest.mark.parametrize("bits", range(8, 17))
@@ -159,32 +160,29 @@ def test_saturation_borders(bits):
     check(slots, beats)
 
 
-@pytest.mark.parametrize("switches", list(itertools.product((0, 1), repeat=5)))
-def test_every_combination_of_steps(switches):
-    """Random beats back to back and with gaps; every other beat is a plain one."""
+def test_every_combination_of_steps():
+    """Random beats back to back and with gaps, each with its own combination of steps."""
     names = ("affine", "relu_before", "residual", "relu_after", "raw")
-    rng = random.Random(repr(switches))
-    controls = PLAIN | dict(zip(names, switches, strict=True)) | {"saturation_bits": 12}
-    raw = controls["raw"]
+    rng = random.Random(3)
     slots = [
-        [
-            (rng.randint(-(1 << 15), (1 << 15) - 1), rng.randint(-999, 999), 15 + raw, valid)
-            for valid in valids
-        ]
-        for valids in ((1, 1), (0, 1), (1, 0), (0, 0))
+        [(rng.randint(-(1 << 15), (1 << 15) - 1), rng.randint(-999, 999), 16, v) for v in valids]
+        for valids in ((1, 1), (1, 1), (1, 1), (0, 1), (1, 0), (0, 0))
     ]
-    beats = []
-    for number in range(30):
-        bits = rng.randint(2, 28)
-        beats.append(
-            (
-                rng.randrange(4),
-                controls if number % 2 else PLAIN,
-                random_words(rng, bits, 2),
-                random_words(rng, 16, 2),
-                rng.choice((0, 0, 0, 1, 4)),
-            )
+    choices = [
+        PLAIN | dict(zip(names, switches, strict=True)) | {"saturation_bits": bits}
+        for switches in itertools.product((0, 1), repeat=len(names))
+        for bits in (8, 12, 16)
+    ]
+    beats = [
+        (
+            rng.randrange(len(slots)),
+            rng.choice(choices),
+            random_words(rng, rng.randint(2, 28), 2),
+            random_words(rng, 16, 2),
+            rng.choice((0, 0, 0, 1, 4)),
         )
+        for _ in range(800)
+    ]
     check(slots, beats)
 
 

@@ -1,9 +1,10 @@
 """Each tag has its bank, which keeps what was written to it and nothing else."""
 
 from amaranth import Module, Signal
+from post_bench import trace
+
 from palquant.hw.banks import ConfigurationBanks
 from palquant.hw.layouts import Configuration
-from post_bench import trace
 
 NAMES = ("steps", "first_row", "raw")
 

@@ -4,8 +4,9 @@ import pytest
 from amaranth import Module, Signal, signed
 from amaranth.hdl import Fragment
 from amaranth.lib import data
-from palquant.hw.delay import delay_line
 from post_bench import trace
+
+from palquant.hw.delay import delay_line
 
 
 @pytest.fixture

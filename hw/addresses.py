@@ -1,0 +1,107 @@
+"""Word addresses of a COMPUTE's beats, by additions only."""
+
+from __future__ import annotations
+
+from amaranth import Module, Signal
+from amaranth.lib import enum, wiring
+from amaranth.lib.wiring import In, Out
+
+from palquant.hw import isa
+
+__all__ = ["AddressGenerator", "Advance"]
+
+
+class Advance(enum.Enum, shape=3):
+    """Where a beat stands, seen from the beat before it."""
+
+    FIRST = 0  #: the instruction's first beat
+    BEAT = 1  #: the next beat of the same pixel and chunk
+    COLUMN = 2  #: the next pixel of the row
+    ROW = 3  #: the first pixel of the next row
+    CHUNK = 4  #: the first pixel of the next chunk of output channels
+
+
+class AddressGenerator(wiring.Component):
+    """Follows beats in loop order: output chunk, row, column, beat.
+
+    The address of a beat is ``base + row * row_stride + column * pixel_stride + chunk *
+    chunk_step + the beat steps since its pixel's first beat``, modulo 2^20.
+
+    Parameters and strides are sampled with ``valid``, so that they can change from one
+    instruction to the next, and the two steps from one beat to the next.
+
+    Members:
+        valid: ``In(1)``, a beat is presented.
+        advance: ``In(Advance)``, how it follows its predecessor.
+        base: ``In(20)``, address of the first beat.
+        row_stride: ``In(20)``, words from one row to the next.
+        pixel_stride: ``In(16)``, words from one pixel to the next.
+        chunk_step: ``In(20)``, words from the first beat of the last chunk to this one's.
+        beat_step: ``In(20)``, words from the last beat to this one, within a pixel.
+        address: ``Out(20)``, the beat's address, ``LATENCY`` cycles later and until the next
+            beat's.
+    """
+
+    #: Cycles from ``valid`` to ``address``.
+    LATENCY = 2
+
+    def __init__(self) -> None:
+        super().__init__(
+            {
+                "valid": In(1),
+                "advance": In(Advance),
+                "base": In(isa.ADDRESS_BITS),
+                "row_stride": In(isa.ADDRESS_BITS),
+                "pixel_stride": In(16),
+                "chunk_step": In(isa.ADDRESS_BITS),
+                "beat_step": In(isa.ADDRESS_BITS),
+                "address": Out(isa.ADDRESS_BITS),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Two stages: choose what to add, and add it."""
+        m = Module()
+
+        # First stage: what to add. Second stage: what to add it to, and the addition.
+        valid = Signal()
+        advance = Signal(Advance, reset_less=True)
+        increment = Signal(isa.ADDRESS_BITS, reset_less=True)
+        m.d.sync += valid.eq(self.valid)
+        with m.If(self.valid):
+            m.d.sync += advance.eq(self.advance)
+            with m.Switch(self.advance):
+                for kind, amount in (
+                    (Advance.FIRST, self.base),
+                    (Advance.BEAT, self.beat_step),
+                    (Advance.COLUMN, self.pixel_stride),
+                    (Advance.ROW, self.row_stride),
+                    (Advance.CHUNK, self.chunk_step),
+                ):
+                    with m.Case(kind):
+                        m.d.sync += increment.eq(amount)
+
+        pixel = Signal(isa.ADDRESS_BITS, reset_less=True)  # first beat of this pixel,
+        row = Signal(isa.ADDRESS_BITS, reset_less=True)  # of this row's first pixel,
+        chunk = Signal(isa.ADDRESS_BITS, reset_less=True)  # and of this chunk's first row
+        origin = Signal(isa.ADDRESS_BITS)
+        total = Signal(isa.ADDRESS_BITS)
+        with m.Switch(advance):
+            for kind, start in (
+                (Advance.BEAT, self.address),
+                (Advance.COLUMN, pixel),
+                (Advance.ROW, row),
+                (Advance.CHUNK, chunk),
+            ):
+                with m.Case(kind):
+                    m.d.comb += origin.eq(start)
+        m.d.comb += total.eq(origin + increment)
+        with m.If(valid):
+            m.d.sync += self.address.eq(total)
+            with m.If(advance != Advance.BEAT):
+                m.d.sync += pixel.eq(total)
+            with m.If((advance != Advance.BEAT) & (advance != Advance.COLUMN)):
+                m.d.sync += row.eq(total)
+            with m.If((advance == Advance.FIRST) | (advance == Advance.CHUNK)):
+                m.d.sync += chunk.eq(total)
+        return m

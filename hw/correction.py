@@ -1,0 +1,100 @@
+"""From code products to values: v = alpha * P - beta * S, the one correction for all weight types.
+
+Weights are w = alpha * c - beta with codes c, so that a dot product of activations a and weights
+is alpha * sum(a * c) - beta * sum(a): see ``docs/numerics.md``, section 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from amaranth import Module, Mux, Signal, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from palquant.hw.banks import ConfigurationBanks
+from palquant.hw.config import Geometry
+from palquant.hw.isa import Source
+from palquant.hw.layouts import Configuration
+
+__all__ = ["Correction", "compute"]
+
+
+def compute(product: int, activation_sum: int, fields: Mapping[str, int]) -> int:
+    """The value of one lane: ``alpha * product - beta * activation_sum``; POOL: ``product``.
+
+    Parameters:
+        product: P, or the reduced residuals.
+        activation_sum: S.
+        fields: ``source``, ``alpha_shift``, ``beta_shift`` and ``beta_minus`` of the COMPUTE.
+    """
+    if fields["source"] == Source.POOL:
+        return product
+    beta = (1 << fields["beta_shift"]) - fields["beta_minus"]
+    return (product << fields["alpha_shift"]) - beta * activation_sum
+
+
+class Correction(wiring.Component):
+    """Computes ``alpha * P - beta * S`` for one beat a cycle, or passes pooled values on.
+
+    Values wrap at ``value_bits``; that they fit is proved for each layer when it is compiled.
+
+    Parameters:
+        geometry: Sizes of the machine.
+
+    Members:
+        configuration: ``In(Configuration())``.
+        valid: ``In(1)``, a beat is presented.
+        tag: ``In(1)``, its configuration bank.
+        products: ``In(signed(value_bits)).array(lanes)``, P or pooled values.
+        activation_sum: ``In(activation_sum_bits)``, S.
+        values: ``Out(signed(value_bits)).array(lanes)``, ``LATENCY`` cycles later, and until the
+            next beat's.
+    """
+
+    #: Cycles from ``valid`` to ``values``.
+    LATENCY = 2
+
+    def __init__(self, geometry: Geometry) -> None:
+        self.geometry = geometry
+        lanes, bits = geometry.lanes, geometry.value_bits
+        super().__init__(
+            {
+                "configuration": In(Configuration()),
+                "valid": In(1),
+                "tag": In(1),
+                "products": In(signed(bits)).array(lanes),
+                "activation_sum": In(geometry.activation_sum_bits),
+                "values": Out(signed(bits)).array(lanes),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Two stages: beta * S, once for all lanes, and the difference."""
+        m = Module()
+        g = self.geometry
+        banks = ConfigurationBanks(
+            m, self.configuration, ("source", "alpha_shift", "beta_shift", "beta_minus")
+        )
+        fields = banks.select(self.tag)
+        array = fields["source"] == Source.ARRAY
+
+        beta_sum = Signal(signed(g.value_bits), reset_less=True)
+        alpha_shift = Signal(reset_less=True)
+        products = [
+            Signal(signed(g.value_bits), name=f"product_{lane}", reset_less=True)
+            for lane in range(g.lanes)
+        ]
+        valid = Signal()
+        m.d.sync += valid.eq(self.valid)
+        with m.If(self.valid):
+            shifted = self.activation_sum << fields["beta_shift"]
+            once = Mux(fields["beta_minus"], self.activation_sum, 0)
+            m.d.sync += beta_sum.eq(Mux(array, shifted - once, 0))
+            m.d.sync += alpha_shift.eq(array & fields["alpha_shift"])
+            for product, given in zip(products, self.products, strict=True):
+                m.d.sync += product.eq(given)
+        with m.If(valid):
+            for value, product in zip(self.values, products, strict=True):
+                m.d.sync += value.eq(Mux(alpha_shift, product << 1, product) - beta_sum)
+        return m

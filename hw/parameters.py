@@ -1,0 +1,230 @@
+"""The parameter memory: what affine, quantisers and writers need to know about each channel.
+
+LOAD writes it as slots of 32 rows, each row one 32-bit value for every lane; ``isa`` lists the
+rows. Each row's fields go to memories of their own, which the stages of the post-processor read
+at the times that suit them; rows and bits that no stage uses are dropped.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth import Cat, Module, ShapeLike, Signal, Value, signed, unsigned
+from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from palquant.hw import isa
+from palquant.hw.config import PARAMETER_BITS, PARAMETER_ROWS, Geometry
+from palquant.hw.layouts import PARAMETER_CONTROL, LoadWrite
+
+__all__ = ["LEVELS", "ParameterMemory", "SlotRead", "ThresholdRead", "ThresholdReads"]
+
+#: Levels of the threshold search tree, one for each bit of a code.
+LEVELS = 4
+
+# Memories here are short and wide: block RAM would be used to a few percent, and there would not
+# be enough of it. Synthesis tools know these attributes, simulators ignore them.
+_ATTRIBUTES = {"ram_style": "distributed"}
+
+
+class _Read(wiring.Signature):
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self.members == other.members
+
+
+class SlotRead(_Read):
+    """Reads one field of a slot, for every lane.
+
+    Parameters:
+        geometry: Sizes of the machine.
+        shape: Shape of the field.
+
+    Members:
+        enable: ``Out(1)``.
+        slot: ``Out(range(parameter_slots))``.
+        data: ``In(shape).array(lanes)``, in the cycle after ``enable`` and until the next.
+    """
+
+    def __init__(self, geometry: Geometry, shape: ShapeLike) -> None:
+        super().__init__(
+            {
+                "enable": Out(1),
+                "slot": Out(range(geometry.parameter_slots)),
+                "data": In(shape).array(geometry.lanes),
+            }
+        )
+
+
+class ThresholdRead(_Read):
+    """Reads a slot's thresholds of one level of the search tree, each lane at its own place.
+
+    Parameters:
+        geometry: Sizes of the machine.
+        level: Number of code bits that are known, 0 to 3.
+
+    Members:
+        enable: ``Out(1)``.
+        slot: ``Out(range(parameter_slots))``.
+        code: ``Out(level).array(lanes)``, the code bits that are known; the threshold's position
+            in the tree is ``2^level + code``.
+        data: ``In(signed(threshold_bits)).array(lanes)``, in the cycle after ``enable`` and
+            until the next.
+    """
+
+    def __init__(self, geometry: Geometry, level: int) -> None:
+        super().__init__(
+            {
+                "enable": Out(1),
+                "slot": Out(range(geometry.parameter_slots)),
+                "code": Out(level).array(geometry.lanes),
+                "data": In(signed(geometry.threshold_bits)).array(geometry.lanes),
+            }
+        )
+
+
+class ThresholdReads(_Read):
+    """The read ports for one code tensor's thresholds.
+
+    Parameters:
+        geometry: Sizes of the machine.
+
+    Members:
+        level_0: ``Out(ThresholdRead(geometry, 0))``, and so on up to ``level_3``.
+    """
+
+    def __init__(self, geometry: Geometry) -> None:
+        super().__init__(
+            {f"level_{level}": Out(ThresholdRead(geometry, level)) for level in range(LEVELS)}
+        )
+
+
+class ParameterMemory(wiring.Component):
+    """Slots of parameters, with a write port for bus beats and a read port for each user.
+
+    A beat that is taken in one cycle can be read from two cycles later. What a port reads while
+    its slot is being written is undefined.
+
+    Parameters:
+        geometry: Sizes of the machine.
+
+    Members:
+        write: ``In(LoadWrite(geometry))``, bus beats of ``Memory.PARAMETER``; beats of other
+            memories are ignored. Always ready.
+        scale: ``In(SlotRead)`` of M.
+        offset: ``In(SlotRead)`` of B.
+        shift: ``In(SlotRead)`` of Sh.
+        valid: ``In(SlotRead)``, whether the lane holds a channel.
+        negate: ``In(SlotRead).array(2)``, whether -v is compared, for either code tensor.
+        code_group: ``In(SlotRead)``, the group that a lane's codes are scattered to.
+        residual_group: ``In(SlotRead)``, the same once more, for the writer of residuals.
+        thresholds: ``In(ThresholdReads(geometry)).array(2)``, for either code tensor.
+    """
+
+    def __init__(self, geometry: Geometry) -> None:
+        self.geometry = geometry
+        g = geometry
+        group = PARAMETER_CONTROL["group"].shape
+        super().__init__(
+            {
+                "write": In(LoadWrite(g)),
+                "scale": In(SlotRead(g, signed(g.scale_bits))),
+                "offset": In(SlotRead(g, signed(g.offset_bits))),
+                "shift": In(SlotRead(g, PARAMETER_CONTROL["shift"].shape)),
+                "valid": In(SlotRead(g, unsigned(1))),
+                "negate": In(SlotRead(g, unsigned(1))).array(2),
+                "code_group": In(SlotRead(g, group)),
+                "residual_group": In(SlotRead(g, group)),
+                "thresholds": In(ThresholdReads(g)).array(2),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """A register for the beat, and a memory for each field and threshold."""
+        m = Module()
+        g = self.geometry
+        address_bits = [
+            exact_log2(g.parameter_bits_per_row // g.bus_bits),
+            exact_log2(PARAMETER_ROWS),
+            len(self.scale.slot),
+        ]
+
+        # The beat, one cycle late: it has many memories to reach.
+        enable = Signal()
+        part, row, slot = (Signal(bits, reset_less=True) for bits in address_bits)
+        beat = Signal(g.bus_bits, reset_less=True)
+        m.d.comb += self.write.ready.eq(1)
+        m.d.sync += enable.eq(self.write.valid & (self.write.memory == isa.Memory.PARAMETER))
+        m.d.sync += [Cat(part, row, slot).eq(self.write.address), beat.eq(self.write.data)]
+
+        per_beat = g.bus_bits // PARAMETER_BITS
+        lanes = [
+            (enable & (part == lane // per_beat), beat.word_select(lane % per_beat, PARAMETER_BITS))
+            for lane in range(g.lanes)
+        ]
+        words = [word for _, word in lanes]
+        control = [data.View(PARAMETER_CONTROL, word[: PARAMETER_CONTROL.size]) for word in words]
+        groups = [word.group for word in control]
+        for name, read, number, values in (
+            ("scale", self.scale, isa.ROW_CONTROL, [word.scale for word in control]),
+            ("offset", self.offset, isa.ROW_OFFSET, words),
+            ("shift", self.shift, isa.ROW_CONTROL, [word.shift for word in control]),
+            ("valid", self.valid, isa.ROW_CONTROL, [word.valid for word in control]),
+            ("negate1", self.negate[0], isa.ROW_CONTROL, [word.negate1 for word in control]),
+            ("negate2", self.negate[1], isa.ROW_CONTROL, [word.negate2 for word in control]),
+            ("code_group", self.code_group, isa.ROW_CONTROL, groups),
+            ("residual_group", self.residual_group, isa.ROW_CONTROL, groups),
+        ):
+            hits = Cat(hit & (row == number) for hit, _ in lanes)
+            self._field(m, name, read, slot, hits, values)
+        for tensor, reads in enumerate(self.thresholds):
+            for level in range(LEVELS):
+                self._level(m, tensor, level, getattr(reads, f"level_{level}"), row, slot, lanes)
+        return m
+
+    def _field(
+        self, m: Module, name: str, read: Any, slot: Signal, hits: Value, values: list[Any]
+    ) -> None:
+        """A memory with one word for each slot, written lane by lane."""
+        shape = data.ArrayLayout(read.data[0].shape(), self.geometry.lanes)
+        m.submodules[name] = memory = Memory(
+            shape=shape, depth=self.geometry.parameter_slots, init=[], attrs=_ATTRIBUTES
+        )
+        write = memory.write_port(granularity=1)
+        m.d.comb += [write.addr.eq(slot), write.en.eq(hits)]
+        m.d.comb += [write.data[lane].eq(value) for lane, value in enumerate(values)]
+        port = memory.read_port()
+        m.d.comb += [port.addr.eq(read.slot), port.en.eq(read.enable)]
+        m.d.comb += [word.eq(port.data[lane]) for lane, word in enumerate(read.data)]
+
+    def _level(
+        self,
+        m: Module,
+        tensor: int,
+        level: int,
+        read: Any,
+        row: Signal,
+        slot: Signal,
+        lanes: list[tuple[Value, Value]],
+    ) -> None:
+        """A memory for each lane, with the 2^level thresholds of each slot."""
+        code = Signal(level, name=f"code{tensor}_{level}")
+        hit = Signal(name=f"hit{tensor}_{level}")
+        with m.Switch(row):
+            for known in range(1 << level):
+                with m.Case(isa.THRESHOLD_ROWS[tensor][(1 << level) + known]):
+                    m.d.comb += [hit.eq(1), code.eq(known)]
+        for lane, (lane_hit, word) in enumerate(lanes):
+            m.submodules[f"threshold{tensor}_{level}_{lane}"] = memory = Memory(
+                shape=read.data[lane].shape(),
+                depth=self.geometry.parameter_slots << level,
+                init=[],
+                attrs=_ATTRIBUTES,
+            )
+            write = memory.write_port()
+            m.d.comb += [write.addr.eq(Cat(code, slot)), write.en.eq(hit & lane_hit)]
+            m.d.comb += write.data.eq(word)
+            port = memory.read_port()
+            m.d.comb += [port.addr.eq(Cat(read.code[lane], read.slot)), port.en.eq(read.enable)]
+            m.d.comb += read.data[lane].eq(port.data)

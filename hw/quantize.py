@@ -1,0 +1,144 @@
+"""Quantisation to codes: a search of per-channel thresholds, or clamping to 8 bits.
+
+The thresholds of a channel form a search tree (``isa.tree_order``): position 1 is compared first,
+and position p is followed by 2p where the value lies below, by 2p + 1 where it does not. A code of
+b bits is the place among the leaves that b comparisons lead to, which is the number of thresholds
+that the value reaches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from amaranth import Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from palquant.hw.affine import result_bits
+from palquant.hw.config import Geometry
+from palquant.hw.delay import delay_line
+from palquant.hw.parameters import LEVELS, SlotRead, ThresholdReads
+
+__all__ = ["CODE_BITS", "Quantize", "compute"]
+
+#: Width of the widest code, which is found by clamping.
+CODE_BITS = 8
+
+
+def compute(
+    value: int, bits: int, *, thresholds: Mapping[int, int] = {}, negate: int = 0, used: int = 1
+) -> int:
+    """The code of one lane.
+
+    Parameters:
+        value: Value to be quantised.
+        bits: Code width: 1 to 4, or 8.
+        thresholds: By position in the search tree, 1 to 2^bits - 1.
+        negate: Whether -value is compared.
+        used: Whether the lane holds a channel.
+    """
+    if not used:
+        return 0
+    if bits == CODE_BITS:
+        return max(0, min((1 << CODE_BITS) - 1, value))
+    position = 1
+    for _ in range(bits):
+        position = 2 * position + ((-value if negate else value) >= thresholds[position])
+    return position - (1 << bits)
+
+
+class Quantize(wiring.Component):
+    """Makes the codes of one tensor, a beat of ``lanes`` values a cycle.
+
+    One stage for each level of the search tree; a code narrower than the tree is deep passes the
+    rest unchanged. Only the low ``threshold_bits`` bits of a value are compared: that it fits is
+    proved when its layer is compiled.
+
+    Parameters:
+        geometry: Sizes of the machine.
+
+    Members:
+        valid: ``In(1)``, a beat starts.
+        slot: ``In(range(parameter_slots))``, its parameter slot.
+        bits: ``In(4)``, its code width: 1 to 4, or 8. With 0, codes are 0.
+        values: ``In(signed(result_bits)).array(lanes)``, its values, ``VALUE_DELAY`` cycles later.
+        used: ``In(lanes)``, the lanes that hold a channel, with the values.
+        negate: ``Out(SlotRead)``, whether -v is compared.
+        thresholds: ``Out(ThresholdReads(geometry))``.
+        codes: ``Out(8).array(lanes)``, ``LATENCY`` cycles after ``valid`` and until the next
+            beat's; 0 in lanes that hold no channel.
+    """
+
+    #: Cycles from ``valid`` to ``values``.
+    VALUE_DELAY = 1
+    #: Cycles from ``valid`` to ``codes``.
+    LATENCY = VALUE_DELAY + 1 + LEVELS
+
+    def __init__(self, geometry: Geometry) -> None:
+        self.geometry = geometry
+        g = geometry
+        super().__init__(
+            {
+                "valid": In(1),
+                "slot": In(range(g.parameter_slots)),
+                "bits": In(4),
+                "values": In(signed(result_bits(g))).array(g.lanes),
+                "used": In(g.lanes),
+                "negate": Out(SlotRead(g, unsigned(1))),
+                "thresholds": Out(ThresholdReads(g)),
+                "codes": Out(CODE_BITS).array(g.lanes),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """One stage to prepare the values, one for each level of the tree."""
+        m = Module()
+        g = self.geometry
+        valid = delay_line(m, self.valid, self.LATENCY - 1, name="valid", reset=True)
+        slot = delay_line(m, self.slot, self.LATENCY - 1, name="slot")
+        bits = delay_line(m, self.bits, self.LATENCY - 1, name="bits")
+        m.d.comb += [self.negate.enable.eq(valid[0]), self.negate.slot.eq(slot[0])]
+
+        clamps = bits[1] == CODE_BITS
+        levels = [getattr(self.thresholds, f"level_{level}") for level in range(LEVELS)]
+        searches = [Signal(name=f"searches_{level}") for level in range(LEVELS)]
+        for level, read in enumerate(levels):
+            stage = level + self.VALUE_DELAY
+            m.d.comb += read.enable.eq(
+                valid[stage] & (bits[stage] > level) & (bits[stage] != CODE_BITS)
+            )
+            m.d.comb += read.slot.eq(slot[stage])
+            m.d.sync += searches[level].eq(read.enable)
+
+        for lane in range(g.lanes):
+            value = self.values[lane]
+            compared = Signal(
+                signed(g.threshold_bits + 1), name=f"compared_{lane}_0", reset_less=True
+            )
+            code = Signal(CODE_BITS, name=f"code_{lane}_0", reset_less=True)
+            used = Signal(name=f"used_{lane}_0", reset_less=True)
+            with m.If(valid[1]):
+                narrow = value[: g.threshold_bits].as_signed()
+                m.d.sync += compared.eq(Mux(self.negate.data[lane], -narrow, narrow))
+                clamped = Mux(value[CODE_BITS:].any(), (1 << CODE_BITS) - 1, value[:CODE_BITS])
+                m.d.sync += code.eq(Mux(clamps & ~value[-1], clamped, 0))
+                m.d.sync += used.eq(self.used[lane])
+            for level, read in enumerate(levels):
+                # Of the code bits, the first `level` are known; they address the next level's
+                # threshold, one cycle ahead of the comparison.
+                known = Signal(CODE_BITS, name=f"known_{lane}_{level}")
+                reaches = compared >= read.data[lane]
+                m.d.comb += known.eq(Mux(searches[level], Cat(reaches, code), code))
+                if level + 1 < LEVELS:
+                    m.d.comb += levels[level + 1].code[lane].eq(known)
+                    later = compared
+                    code = Signal(CODE_BITS, name=f"code_{lane}_{level + 1}", reset_less=True)
+                    compared = Signal.like(later, name=f"compared_{lane}_{level + 1}")
+                    kept = Signal(name=f"used_{lane}_{level + 1}", reset_less=True)
+                    with m.If(valid[level + 2]):
+                        m.d.sync += [code.eq(known), compared.eq(later), kept.eq(used)]
+                    used = kept
+                else:
+                    with m.If(valid[level + 2]):
+                        m.d.sync += self.codes[lane].eq(Mux(used, known, 0))
+        return m

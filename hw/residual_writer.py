@@ -1,0 +1,137 @@
+"""Writes a beat's results to the residual memory, one word a cycle.
+
+A word for each group that lanes are scattered over (one, if they are not), with the group's lanes
+enabled; or, where the results are raw 32-bit numbers, a word for each plane of them.
+"""
+
+from __future__ import annotations
+
+from amaranth import Module, Mux, Signal, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from palquant.hw.addresses import AddressGenerator, Advance
+from palquant.hw.affine import result_bits
+from palquant.hw.banks import ConfigurationBanks
+from palquant.hw.code_writer import lanes_of_group
+from palquant.hw.config import Geometry
+from palquant.hw.delay import delay_line
+from palquant.hw.layouts import PARAMETER_CONTROL, Configuration, WordWrite
+from palquant.hw.parameters import SlotRead
+
+__all__ = ["ResidualWriter"]
+
+_FIELDS = (
+    "raw",
+    "scatter_groups",
+    "residual_out",
+    "residual_out_address",
+    "residual_out_row_stride",
+    "residual_out_pixel_stride",
+    "residual_out_group_stride",
+)
+
+
+class ResidualWriter(wiring.Component):
+    """Writes residuals, or the planes of raw results.
+
+    Takes ``scatter_groups`` cycles for a beat, or the number of planes if it is raw; it is an
+    overrun if the next beat comes before. Values must not change meanwhile.
+
+    Parameters:
+        geometry: Sizes of the machine.
+
+    Members:
+        configuration: ``In(Configuration())``.
+        valid: ``In(1)``, a beat starts.
+        tag: ``In(1)``, its configuration bank.
+        advance: ``In(Advance)``, how it follows the beat before.
+        slot: ``In(range(parameter_slots))``, its parameter slot.
+        values: ``In(signed(result_bits)).array(lanes)``, its results, ``VALUE_DELAY`` cycles
+            later.
+        group: ``Out(SlotRead)``, the group of each lane.
+        residual: ``Out(WordWrite.residuals(geometry))``, first ``LATENCY`` cycles after ``valid``.
+        overrun: ``Out(1)``, strobe: a beat came before the last one was written.
+    """
+
+    #: Cycles from ``valid`` to ``values``.
+    VALUE_DELAY = AddressGenerator.LATENCY
+    #: Cycles from ``valid`` to the first word on the write port.
+    LATENCY = VALUE_DELAY + 1
+
+    def __init__(self, geometry: Geometry) -> None:
+        self.geometry = geometry
+        super().__init__(
+            {
+                "configuration": In(Configuration()),
+                "valid": In(1),
+                "tag": In(1),
+                "advance": In(Advance),
+                "slot": In(range(geometry.parameter_slots)),
+                "values": In(signed(result_bits(geometry))).array(geometry.lanes),
+                "group": Out(SlotRead(geometry, PARAMETER_CONTROL["group"].shape)),
+                "residual": Out(WordWrite.residuals(geometry)),
+                "overrun": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """The address of the beat first, then its memory steps."""
+        m = Module()
+        g = self.geometry
+        banks = ConfigurationBanks(m, self.configuration, _FIELDS)
+        valid = delay_line(m, self.valid, self.VALUE_DELAY, name="valid", reset=True)
+        slot = delay_line(m, self.slot, 1, name="slot")
+        m.d.comb += [self.group.enable.eq(valid[1]), self.group.slot.eq(slot[1])]
+
+        fields = banks.select(self.tag)
+        m.submodules.address = generator = AddressGenerator()
+        words = Mux(fields["raw"], g.raw_planes, 1)
+        m.d.comb += [
+            generator.valid.eq(self.valid),
+            generator.advance.eq(self.advance),
+            generator.base.eq(fields["residual_out_address"]),
+            generator.row_stride.eq(fields["residual_out_row_stride"]),
+            generator.pixel_stride.eq(fields["residual_out_pixel_stride"]),
+            generator.beat_step.eq(words),
+            generator.chunk_step.eq(words * g.beats),
+        ]
+
+        # The tag of the beat that is being written stays until the next one comes.
+        tag = self.tag
+        for stage in range(self.VALUE_DELAY):
+            held = Signal(name=f"tag_{stage + 1}", reset_less=True)
+            with m.If(valid[stage]):
+                m.d.sync += held.eq(tag)
+            tag = held
+        fields = banks.select(tag)
+
+        begins = valid[-1]
+        busy = Signal()
+        step = Signal(range(max(8, g.raw_planes)), reset_less=True)
+        now = Signal.like(step)
+        done = Signal()
+        works = Signal()
+        steps = Mux(fields["raw"], g.raw_planes, fields["scatter_groups"])
+        m.d.comb += [
+            works.eq((begins | busy) & fields["residual_out"]),
+            now.eq(Mux(begins, 0, step)),
+            done.eq(now + 1 == steps),
+        ]
+        m.d.sync += self.overrun.eq(begins & busy)
+        m.d.sync += self.residual.enable.eq(works)
+        with m.If(works):
+            m.d.sync += [busy.eq(~done), step.eq(now + 1)]
+            further = Mux(fields["raw"], 1, fields["residual_out_group_stride"])
+            m.d.sync += self.residual.address.eq(
+                Mux(begins, generator.address, self.residual.address) + Mux(begins, 0, further)
+            )
+            lanes = lanes_of_group(fields["scatter_groups"], now, self.group.data)
+            m.d.sync += self.residual.mask.eq(lanes)
+            for lane, value in enumerate(self.values):
+                plane = Mux(fields["raw"], now, 0)[: exact_log2(g.raw_planes)]
+                m.d.sync += self.residual.data[lane].eq(
+                    value[:32].word_select(plane, g.residual_bits)
+                )
+        return m
