@@ -117,6 +117,7 @@ class _Exporter:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.nodes: list[ir.Node] = []
+        self.called: set[str] = set()
         self.steps: dict[str, float] = {}
         self.quantizers: dict[str, dict[str, float | int]] = {}
 
@@ -144,6 +145,9 @@ class _Exporter:
                 values[node] = self._call(node, values)
         if not isinstance(result, _Whole | _Real) or result.tensor != self.nodes[-1].name:
             raise UnsupportedLayerError(f"{label}: must return one tensor, that of its last layer")
+        if isinstance(result, _Real) and result.stream is None:
+            raise UnsupportedLayerError(f"{label}: returns real values (supported: integers, or "
+                                        "residuals of a stream)")  # fmt: skip
         found = {"name": label, "steps": self.steps, "quantizers": self.quantizers}
         return ir.Graph(self.nodes, found | self._widths() | metadata)
 
@@ -166,6 +170,10 @@ class _Exporter:
                                         "palquant.golden.layers")  # fmt: skip
         path = str(node.target)
         module = self.model.get_submodule(path)
+        if path in self.called:
+            raise UnsupportedLayerError(f"{path}: is called twice (supported: once, since its node "
+                                        "bears its name)")  # fmt: skip
+        self.called.add(path)
         if type(module) not in _HANDLERS:
             supported = ", ".join(sorted(cls.__name__ for cls in _HANDLERS))
             raise UnsupportedLayerError(f"{path}: {type(module).__name__} is not supported "

@@ -84,6 +84,9 @@ class NetworkConfig:
             raise ConfigurationError(f"blocks must be positive integers, not {self.blocks}")
         if self.image[1] != self.image[2]:
             raise ConfigurationError(f"images must be square, not {self.image[1]}x{self.image[2]}")
+        if not len(self.mean) == len(self.std) == self.image[0] or min(self.std) <= 0:
+            raise ConfigurationError(f"means {self.mean} and standard deviations {self.std} do not "
+                                     f"fit images of {self.image[0]} channels")  # fmt: skip
 
     @property
     def name(self) -> str:
