@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from palquant.hw import isa
-from palquant.hw.isa import Opcode, PoolOperation, Source
+from palquant.hw.isa import PoolOperation, Source
 from palquant.sw.graph import Convolution, MaxPool
 from palquant.sw.layer import Layer
 from palquant.sw.layout import TensorLayout

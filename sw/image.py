@@ -25,6 +25,7 @@ import numpy.typing as npt
 from palquant.errors import GeometryError, ImageError
 from palquant.hw import isa
 from palquant.hw.config import Geometry
+from palquant.sw.formats import hexadecimal
 from palquant.sw.graph import Convolution, Graph, Kind, Logits, Shape, TensorType
 from palquant.sw.layout import TensorLayout
 from palquant.sw.lower import im2col
@@ -142,15 +143,6 @@ def check_image(data: bytes, geometry: Geometry, label: str) -> dict[str, int]:
     return header
 
 
-def hex_lines(data: bytes, word_bytes: int) -> str:
-    """Bytes as ``$readmemh`` text: one word of ``word_bytes`` a line, highest byte first."""
-    padded = data + bytes(-len(data) % word_bytes)
-    return "".join(
-        padded[start : start + word_bytes][::-1].hex() + "\n"
-        for start in range(0, len(padded), word_bytes)
-    )
-
-
 def _describe(layout: TensorLayout, offset: int) -> dict[str, Any]:
     return {
         "name": layout.name,
@@ -227,7 +219,7 @@ def save_image(image: MemoryImage, directory: str | os.PathLike[str]) -> None:
         raise ImageError(f"{target}: cannot write here: {error.strerror}") from error
     try:
         (aside / "image.bin").write_bytes(image.data)
-        (aside / "image.hex").write_text(hex_lines(image.data, image.geometry.bus_bytes))
+        (aside / "image.hex").write_text(hexadecimal(image.data, image.geometry.bus_bytes))
         (aside / "manifest.json").write_text(json.dumps(manifest(image), indent=1) + "\n")
         save_model(image.graph, aside / "model.npz")
         aside.chmod(0o755)

@@ -1,0 +1,158 @@
+"""The ``palquant`` command: options and help; what the commands do stands in ``commands``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from palquant import __version__, commands
+
+DESCRIPTION = "Train, compile, simulate and compare 2-bit networks on the palquant accelerator."
+EXAMPLES = """\
+a first run:
+  palquant train -o build/digits
+  palquant compile build/digits/model.npz --geometry tiny -o build/image
+  palquant compare build/image --input images.npy
+  palquant generate --geometry tiny --image build/image -o build/verilog
+
+exit status: 0 success; 1 a mistake in the input, or a mismatch; 2 wrong options; 130 interrupted
+"""
+
+_TRAIN_HELP = {
+    "base_width": "channels of the first stage in each group",
+    "groups": "parallel groups G",
+    "weight_bits": "width of the weights between stem and classifier",
+    "activation_bits": "width of the activations between stem and classifier",
+    "residual_bits": "width of the residual stream, 8 to 16",
+    "shuffle": "cyclic shuffles between the stages",
+    "stem_bits": "width of the stem's weights",
+    "classifier_bits": "width of the classifier's weights",
+    "epochs": "passes over the training images",
+    "batch_size": "images per step",
+    "learning_rate": "first learning rate of SGD",
+    "momentum": "momentum of SGD",
+    "weight_decay": "weight decay of SGD",
+    "quantizer_learning_rate": "first learning rate of Adam, for quantiser parameters",
+    "augment": "move training images by up to one pixel",
+    "seed": "seeds weights, order and augmentation",
+    "split_seed": "chooses the held-out fifth",
+    "threads": "threads that PyTorch uses",
+}
+
+
+def _add(
+    subparsers: Any, name: str, run: Callable[..., Any], text: str, example: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        name,
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_images(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "directory", type=Path, metavar="DIR", help="memory image (palquant compile)"
+    )
+    parser.add_argument("--input", type=Path, required=True, metavar="FILE.npy",
+                        help="images, float32 or uint8, shape (N, C, H, W)")  # fmt: skip
+    parser.add_argument("--images", type=_positive, metavar="N", help="only the first N images")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be a positive integer, not {text}")
+    return value
+
+
+def _train_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--resume", action="store_true", help="go on after the last full epoch")
+    parser.add_argument("--quiet", action="store_true", help="draw no progress bar")
+    defaults: dict[str, Any] = {
+        "base_width": 16, "groups": 2, "weight_bits": 2, "activation_bits": 2, "residual_bits": 16,
+        "shuffle": True, "stem_bits": 8, "classifier_bits": 8, "epochs": 30, "batch_size": 64,
+        "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 1e-4,
+        "quantizer_learning_rate": 1e-3, "augment": False, "seed": 0, "split_seed": 0, "threads": 1,
+    }  # fmt: skip
+    for name, default in defaults.items():
+        flag = "--" + name.replace("_", "-")
+        text = f"{_TRAIN_HELP[name]} (default {default})"
+        if isinstance(default, bool):
+            parser.add_argument(
+                flag, action=argparse.BooleanOptionalAction, default=default, help=text
+            )
+        else:
+            parser.add_argument(flag, type=type(default), default=default, metavar="N", help=text)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's parser."""
+    parser = argparse.ArgumentParser(
+        prog="palquant",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"palquant {__version__}")
+    sub = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    train = _add(sub, "train", commands.train, "train a network on handwritten digits",
+                 "palquant train --groups 2 --weight-bits 2 --activation-bits 2 -o build/digits")  # fmt: skip
+    _train_options(train)
+
+    compile_ = _add(sub, "compile", commands.compile_model, "compile a model to a memory image",
+                    "palquant compile build/digits/model.npz --geometry tiny -o build/image")  # fmt: skip
+    compile_.add_argument("model", type=Path, metavar="MODEL", help="model file (palquant train)")
+    compile_.add_argument("--geometry", required=True, metavar="NAME")
+    compile_.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    compile_.add_argument("--fused", action="store_true",
+                          help="store only the result, not every tensor for comparison")  # fmt: skip
+
+    simulate = _add(sub, "simulate", commands.simulate, "run images on the accelerator",
+                    "palquant simulate build/image --input images.npy --backend rtl")  # fmt: skip
+    _add_images(simulate)
+    simulate.add_argument("--backend", choices=("rtl", "emulator"), default="rtl")
+    simulate.add_argument("--labels", type=Path, metavar="FILE.npy", help="classes, shape (N,)")
+    simulate.add_argument("--waves", type=Path, metavar="FILE.fst", help="record waveforms")
+    simulate.add_argument("--latency", type=_positive, default=50, metavar="CYCLES",
+                          help="latency of the simulated memory (default 50)")  # fmt: skip
+
+    compare = _add(sub, "compare", commands.compare,
+                   "compare integer reference, emulator and RTL, every value of every layer",
+                   "palquant compare build/image --input images.npy --images 4")  # fmt: skip
+    _add_images(compare)
+
+    generate = _add(sub, "generate", commands.generate,
+                    "write Verilog, register map and memory files",
+                    "palquant generate --geometry tiny --image build/image -o build/verilog")  # fmt: skip
+    generate.add_argument("--geometry", required=True, metavar="NAME")
+    generate.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    generate.add_argument("--image", type=Path, metavar="DIR", help="memory image to include")
+    generate.add_argument("--format", action="append", default=[], choices=("mem", "coe", "mif"),
+                          help="also write the image in this format (repeatable)")  # fmt: skip
+
+    inspect = _add(sub, "inspect", commands.inspect, "show what a model or a memory image holds",
+                   "palquant inspect build/image --program")  # fmt: skip
+    inspect.add_argument("path", type=Path, metavar="PATH", help="model file or image directory")
+    inspect.add_argument("--program", action="store_true", help="list the instructions as well")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of ``palquant``; returns the exit status."""
+    options = build_parser().parse_args(arguments)
+    return commands.run_guarded(options.run, options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

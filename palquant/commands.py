@@ -1,0 +1,265 @@
+"""What each ``palquant`` command does, given its parsed options."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from argparse import Namespace
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from palquant.errors import InputError, MismatchError, PalquantError
+from palquant.files import OutputError
+from palquant.hw.config import geometry
+from palquant.sw.image import MemoryImage, load_image
+from palquant.tables import table
+
+Report = dict[str, Any]
+
+
+def read_array(path: Path, label: str) -> npt.NDArray[Any]:
+    """A NumPy array file, read without executing code.
+
+    Raises:
+        InputError: Missing or no array file.
+    """
+    try:
+        array: npt.NDArray[Any] = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise InputError(f"{path}: cannot read {label}: {error.strerror or error}") from error
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{path}: is no NumPy array file ({error})") from error
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{path}: holds several arrays, expected one (.npy)")
+    return array
+
+
+def _images(options: Namespace) -> npt.NDArray[Any]:
+    images = read_array(options.input, "images")
+    return images if options.images is None else images[: options.images]
+
+
+def _top1(image: MemoryImage, predictions: npt.NDArray[Any], labels: Path | None) -> Report:
+    if labels is None:
+        return {}
+    wanted = read_array(labels, "labels")[: len(predictions)]
+    if wanted.shape != predictions.shape:
+        raise InputError(f"{labels}: labels of shape {wanted.shape}, expected {predictions.shape}")
+    return {"top1": float((predictions == wanted).mean())}
+
+
+def train(options: Namespace) -> Report:
+    """Train on digits and write model, metrics and checkpoint."""
+    from palquant.golden.train import TrainConfig
+    from palquant.golden.train import train as run_training
+
+    config = TrainConfig(**{item.name: getattr(options, item.name) for item in fields(TrainConfig)})
+    result = run_training(config, options.output, resume=options.resume, progress=not options.quiet)
+    print(f"{config.network.name}: held-out top-1 {result.top1:.4f}")
+    print(f"model      {result.model}\nmetrics    {result.metrics}\ncheckpoint {result.checkpoint}")
+    return {"name": config.network.name, "top1": result.top1, "model": str(result.model)}
+
+
+def compile_model(options: Namespace) -> Report:
+    """Compile a model file into a memory image."""
+    from palquant.sw.compile import compile_graph
+    from palquant.sw.image import save_image
+    from palquant.sw.model import load_model
+
+    machine = geometry(options.geometry)
+    image = compile_graph(load_model(options.model), machine, keep_all=not options.fused)
+    save_image(image, options.output)
+    report = {
+        "geometry": machine.name,
+        "image_bytes": len(image.data),
+        "input_bytes": image.input_bytes,
+        "output_bytes": image.output_bytes,
+        "layers": len(image.layers),
+        "tensors": len(image.tensors),
+    }
+    print(f"{options.output}: " + ", ".join(f"{value} {key}" for key, value in report.items()))
+    return report
+
+
+def simulate(options: Namespace) -> Report:
+    """Run images on one back-end and print predictions, cycles and utilisation."""
+    from palquant.sim.execute import Bus
+    from palquant.sim.run import run_emulator, run_rtl
+
+    image = load_image(options.directory)
+    images = _images(options)
+    if options.backend == "emulator":
+        if options.waves:
+            raise InputError("--waves needs --backend rtl: the emulator has no signals")
+        predictions = image.predict(run_emulator(image, images))
+        report: Report = {"predictions": predictions.tolist()}
+    else:
+        result, cycles = run_rtl(
+            image, images, waves=options.waves, bus=Bus(latency=options.latency)
+        )
+        predictions = image.predict(result.outputs)
+        report = {
+            "predictions": predictions.tolist(),
+            "cycles": cycles.cycles,
+            "cycles_per_image": cycles.cycles / cycles.images,
+            "utilization": cycles.utilization,
+            "quantized_utilization": cycles.quantized_utilization,
+            "activity": cycles.activity,
+            "counters": dict(result.counters),
+            "cycles_per_second": result.cycles_per_second,
+            "layers": [
+                asdict(layer) | {"utilization": layer.utilization} for layer in cycles.layers
+            ],
+        }
+        rows = [
+            [layer.name, layer.cycles // cycles.images, layer.utilization,
+             ", ".join(f"{name.lower()} {count // cycles.images}"
+                       for name, count in layer.activity.items() if name != "ARRAY")]
+            for layer in cycles.layers
+        ]  # fmt: skip
+        print(table(["layer", "cycles/image", "utilization", "other cycles"], rows))
+        print(f"\n{cycles.cycles} cycles for {cycles.images} images, utilization "
+              f"{cycles.utilization:.3f} (quantised layers {cycles.quantized_utilization:.3f})")  # fmt: skip
+    report |= _top1(image, predictions, options.labels)
+    print("predictions: " + " ".join(map(str, predictions[:64])) + (" ..." * (len(images) > 64)))
+    if "top1" in report:
+        print(f"top-1: {report['top1']:.4f}")
+    return report
+
+
+def compare(options: Namespace) -> Report:
+    """Run reference, emulator and RTL and compare every tensor."""
+    from palquant.golden.reference import run as run_reference
+    from palquant.sim.run import run_emulator, run_rtl
+    from palquant.sim.scoreboard import compare_outputs
+    from palquant.sw.normalize import to_codes
+
+    image = load_image(options.directory)
+    images = _images(options)
+    expected = run_reference(image.graph, to_codes(images, image.graph.input))
+    emulated = compare_outputs(image, run_emulator(image, images), expected)
+    result, cycles = run_rtl(image, images)
+    simulated = compare_outputs(image, result.outputs, expected)
+    layers = []
+    for index, layer in enumerate(cycles.layers):
+        mine = [item for item in simulated if item.layer_index == index]
+        other = [item for item in emulated if item.layer_index == index]
+        layers.append(
+            {
+                "name": layer.name,
+                "values_compared": sum(item.values for item in mine),
+                "mismatches": sum(item.mismatches for item in mine),
+                "emulator_mismatches": sum(item.mismatches for item in other),
+                "cycles": layer.cycles,
+                "utilization": layer.utilization,
+            }
+        )
+    print(table(list(layers[0]), [list(layer.values()) for layer in layers]))
+    report = {
+        "layers": layers,
+        "images": len(images),
+        "values_compared": sum(item.values for item in simulated),
+        "mismatches": sum(item.mismatches for item in simulated),
+        "emulator_mismatches": sum(item.mismatches for item in emulated),
+        "cycles": cycles.cycles,
+    }
+    print(f"\n{report['values_compared']} values of {len(images)} images compared with the integer "
+          f"reference: RTL {report['mismatches']} mismatches, emulator "
+          f"{report['emulator_mismatches']}")  # fmt: skip
+    for label, found in (("emulator", emulated), ("RTL", simulated)):
+        for item in found:
+            if item.mismatches:
+                layer = cycles.layers[item.layer_index]
+                window = f" (cycles {layer.first} to {layer.last})" if label == "RTL" else ""
+                raise MismatchError(f"{label}: {item.describe()}{window}")
+    return report
+
+
+def generate(options: Namespace) -> Report:
+    """Write Verilog, register map and, with an image, memory files."""
+    from palquant.hw.generate import generate as generate_files
+
+    machine = geometry(options.geometry)
+    image = load_image(options.image) if options.image else None
+    if image is not None and image.geometry.identity != machine.identity:
+        raise InputError(f"{options.image}: is compiled for geometry {image.geometry.name}, not "
+                         f"{machine.name}")  # fmt: skip
+    files = [str(path) for path in generate_files(machine, options.output)]
+    if image is not None:
+        for name in ("image.bin", "image.hex", "manifest.json"):
+            files.append(str(_copy(Path(options.image) / name, options.output / name)))
+        files += _memory_formats(image, options.output, options.format)
+    print("\n".join(files))
+    return {"geometry": machine.name, "files": files}
+
+
+def _copy(source: Path, target: Path) -> Path:
+    try:
+        shutil.copyfile(source, target)
+    except OSError as error:
+        raise OutputError(f"{target}: cannot write: {error.strerror}") from error
+    return target
+
+
+def _memory_formats(image: MemoryImage, folder: Path, formats: list[str]) -> list[str]:
+    from palquant.files import write_text
+    from palquant.sw.formats import FORMATS
+
+    written = []
+    for name in formats:
+        path = folder / f"image.{name}"
+        write_text(path, FORMATS[name](image.data, image.geometry.bus_bytes))
+        written.append(str(path))
+    return written
+
+
+def inspect(options: Namespace) -> Report:
+    """Show what a model file or a memory image holds."""
+    from palquant.sw.listing import node_rows, program_lines
+    from palquant.sw.model import load_model
+
+    path: Path = options.path
+    if not path.is_dir():
+        graph = load_model(path)
+        rows = node_rows(graph)
+        print(table(["node", "operation", "inputs", "shape", "type"], rows))
+        return {"nodes": [list(row) for row in rows], "metadata": graph.metadata}
+    image = load_image(path)
+    layers = [asdict(layer) for layer in image.layers]
+    print(table(["layer", "quantized", "shuffle", "MACs", "passes", "outputs"],
+                [[layer.name, layer.quantized, layer.shuffle, layer.macs, layer.passes,
+                  ", ".join(layer.outputs)] for layer in image.layers]))  # fmt: skip
+    tensors = [
+        [name, layout.type.kind.value, layout.type.bits, layout.placement.groups, offset,
+         layout.bytes]
+        for name, (layout, offset) in image.tensors.items()
+    ]  # fmt: skip
+    print("\n" + table(["tensor", "kind", "bits", "groups", "offset", "bytes"], tensors))
+    if options.program:
+        print("\n" + "\n".join(program_lines(image)))
+    return {"geometry": image.geometry.name, "layers": layers, "image_bytes": len(image.data)}
+
+
+def run_guarded(command: Any, options: Namespace) -> int:
+    """Run a command; a user's mistake becomes one line and exit status 1.
+
+    Returns:
+        Exit status: 0 success, 1 a mistake or a mismatch, 130 interrupted.
+    """
+    from palquant.files import write_json
+
+    try:
+        report = command(options)
+        if options.json is not None:
+            write_json(options.json, report)
+    except PalquantError as error:
+        print(f"palquant: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("palquant: interrupted", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,180 @@
+"""The main job, end to end: train on real digits, compile, simulate in RTL, compare, report.
+
+PalQuant with two 2-bit groups against its 4-bit counterpart of the same base width, both on the
+same 2-bit array. Run by ``make run``; writes ``build/run/report.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from palquant.files import write_json
+from palquant.golden.data import Split, load_digits_split
+from palquant.golden.reference import run as run_reference
+from palquant.golden.train import TrainConfig, load_network, train
+from palquant.golden.verify import count_mismatches
+from palquant.hw.config import Geometry, geometry
+from palquant.sim.driver import Simulator
+from palquant.sim.run import run_emulator, run_rtl
+from palquant.sim.scoreboard import compare_outputs, require_equal
+from palquant.sw.compile import compile_graph
+from palquant.sw.graph import Graph
+from palquant.sw.image import save_image
+from palquant.sw.normalize import to_codes
+from palquant.sw.passes import identity_permutations
+from palquant.tables import table
+
+#: Images that each network runs in RTL, all behind one doorbell.
+RTL_IMAGES = 50
+
+
+@dataclass(frozen=True)
+class NetworkReport:
+    """One network's results; rates are fractions, cycles are averages over the RTL images.
+
+    Attributes:
+        name: Network name.
+        groups: Parallel groups.
+        weight_bits: Width of the quantised weights.
+        activation_bits: Width of the quantised activations.
+        float_top1: Held-out accuracy of the PyTorch model's evaluation mode.
+        integer_top1: Held-out accuracy of the compiled image in the emulator.
+        rtl_images: Images simulated in RTL.
+        rtl_top1: Accuracy on these images in RTL.
+        values_compared: Elements of all tensors compared between RTL and reference, per image
+            counted once.
+        mismatches: Those that differ.
+        code_mismatches_vs_float: Integers that differ between the PyTorch model's evaluation mode
+            and the integer reference, over all held-out images.
+        cycles_per_image: Cycles from doorbell to interrupt, divided by the images.
+        quantized_cycles_per_image: Cycles of the low-precision layers.
+        utilization: Share of the array's peak in the low-precision layers.
+        shuffle_cycles: Cycles per image more than with all channel permutations replaced by
+            identities.
+    """
+
+    name: str
+    groups: int
+    weight_bits: int
+    activation_bits: int
+    float_top1: float
+    integer_top1: float
+    rtl_images: int
+    rtl_top1: float
+    values_compared: int
+    mismatches: int
+    code_mismatches_vs_float: int
+    cycles_per_image: float
+    quantized_cycles_per_image: float
+    utilization: float
+    shuffle_cycles: float
+
+
+def run_network(
+    config: TrainConfig, folder: Path, split: Split, machine: Geometry, images: int
+) -> NetworkReport:
+    """Train, compile, run and compare one network."""
+    result = train(config, folder, resume=True)
+    graph = result.graph
+    model = load_network(config, result.checkpoint)
+    _, code_mismatches = count_mismatches(model, graph, split.test_images)
+    compiled = compile_graph(graph, machine)
+    save_image(compiled, folder / "image")
+
+    emulated = run_emulator(compiled, split.test_images)
+    expected = run_reference(graph, to_codes(split.test_images, graph.input))
+    require_equal(compare_outputs(compiled, emulated, expected))
+    integer_top1 = float((compiled.predict(emulated) == split.test_labels).mean())
+
+    simulator = Simulator(machine)
+    some, labels = split.test_images[:images], split.test_labels[:images]
+    simulation, cycles = run_rtl(compiled, some, simulator=simulator)
+    first = {name: values[:images] for name, values in expected.items()}
+    compared = compare_outputs(compiled, simulation.outputs, first)
+    require_equal(compared)
+    return NetworkReport(
+        name=config.network.name,
+        groups=config.groups,
+        weight_bits=config.weight_bits,
+        activation_bits=config.activation_bits,
+        float_top1=result.top1,
+        integer_top1=integer_top1,
+        rtl_images=len(some),
+        rtl_top1=float((compiled.predict(simulation.outputs) == labels).mean()),
+        values_compared=sum(item.values for item in compared),
+        mismatches=sum(item.mismatches for item in compared),
+        code_mismatches_vs_float=code_mismatches,
+        cycles_per_image=cycles.cycles / cycles.images,
+        quantized_cycles_per_image=cycles.quantized_cycles / cycles.images,
+        utilization=cycles.quantized_utilization,
+        shuffle_cycles=_shuffle_cycles(graph, machine, simulator, some, cycles.cycles),
+    )
+
+
+def _shuffle_cycles(
+    graph: Graph, machine: Geometry, simulator: Simulator, images: np.ndarray, cycles: int
+) -> float:
+    """Cycles per image that the network takes more than without its channel permutations."""
+    plain, changed = identity_permutations(graph)
+    if not changed:
+        return 0.0
+    _, other = run_rtl(compile_graph(plain, machine), images, simulator=simulator)
+    return (cycles - other.cycles) / len(images)
+
+
+def demonstrate(
+    output: Path, *, epochs: int, base_width: int, images: int, geometry_name: str, seed: int
+) -> dict[str, object]:
+    """Run PalQuant W2A2 G=2 and W4A4 G=1, print a table, write ``report.json``."""
+    split = load_digits_split()
+    machine = geometry(geometry_name)
+    reports = []
+    for groups, bits in ((2, 2), (1, 4)):
+        config = TrainConfig(
+            base_width=base_width, groups=groups, weight_bits=bits, activation_bits=bits,
+            epochs=epochs, seed=seed,
+        )  # fmt: skip
+        reports.append(run_network(config, output / config.network.name, split, machine, images))
+    palquant, counterpart = reports
+    document = {
+        "networks": [asdict(report) for report in reports],
+        "speedup_quantized_layers": counterpart.quantized_cycles_per_image
+        / palquant.quantized_cycles_per_image,
+        "speedup_network": counterpart.cycles_per_image / palquant.cycles_per_image,
+    }
+    write_json(output / "report.json", document)
+    rows = [[name, *(getattr(report, name) for report in reports)] for name in asdict(palquant)][1:]
+    print(table(["", *(report.name for report in reports)], rows))
+    print(
+        f"\nSpeed-up over 4 bits on geometry {geometry_name}: quantised layers "
+        f"{document['speedup_quantized_layers']:.3f}x, whole network "
+        f"{document['speedup_network']:.3f}x"
+    )
+    print(f"Written: {output / 'report.json'}")
+    return document
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line of ``python -m palquant.demo``."""
+    parser = argparse.ArgumentParser(prog="palquant.demo", description=__doc__)
+    parser.add_argument("-o", "--output", type=Path, default=Path("build/run"))
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--base-width", type=int, default=16)
+    parser.add_argument("--images", type=int, default=RTL_IMAGES, help="images to run in RTL")
+    parser.add_argument("--geometry", default="tiny")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    demonstrate(
+        options.output, epochs=options.epochs, base_width=options.base_width,
+        images=options.images, geometry_name=options.geometry, seed=options.seed,
+    )  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

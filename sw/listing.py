@@ -1,0 +1,61 @@
+"""Human-readable listings: a network's nodes, an image's layers, tensors and instructions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from palquant.hw import isa
+from palquant.hw.isa import Base, Memory, Opcode
+from palquant.sw.graph import Convolution, Graph, Node, Quantize
+from palquant.sw.image import MemoryImage
+
+
+def node_rows(graph: Graph) -> list[tuple[str, str, str, str, str]]:
+    """Name, operation, inputs, shape and type of each node."""
+    rows = []
+    for node in graph:
+        shape, kind = graph.shapes[node.name], graph.types[node.name]
+        size = f"{shape.channels}x{shape.height}x{shape.width}"
+        rows.append((node.name, _operation(node), ", ".join(node.inputs), size,
+                     f"{kind.kind.value} {kind.bits}"))  # fmt: skip
+    return rows
+
+
+def _operation(node: Node) -> str:
+    name = type(node).__name__
+    if isinstance(node, Convolution):
+        outputs, inputs, height, width = node.weight.shape
+        return (f"{name} {inputs}->{outputs} {height}x{width}/{node.stride[0]} g{node.groups} "
+                f"{node.weight_bits} bit")  # fmt: skip
+    if isinstance(node, Quantize):
+        return f"{name} {node.bits} bit"
+    return name
+
+
+def program_lines(image: MemoryImage) -> Iterator[str]:
+    """One line for each instruction: offset, opcode, tokens, and the fields that are not 0."""
+    offset = isa.IMAGE_HEADER.decode(image.data[: isa.UNIT_BYTES])["program_offset"]
+    while True:
+        opcode, fields, end = isa.decode(image.data, offset)
+        yield f"{offset:#08x}  {opcode.name:8}{_describe(image, opcode, fields)}"
+        if opcode is Opcode.END:
+            return
+        offset = end
+
+
+def _describe(image: MemoryImage, opcode: Opcode, fields: dict[str, int]) -> str:
+    if opcode in (Opcode.BARRIER, Opcode.END):
+        return ""
+    tokens = [
+        name.replace("_", " ")
+        for name, value in fields.items()
+        if value and name.startswith(("wait_", "signal_"))
+    ]
+    header = {item.name for item in isa.HEADER}
+    rest = {name: value for name, value in fields.items() if value and name not in header}
+    if opcode in (Opcode.LOAD, Opcode.STORE):
+        rest["memory"] = Memory(fields["memory"]).name.lower()
+        rest["base"] = Base(fields["base"]).name.lower()
+    words = " ".join(f"{name}={value}" for name, value in rest.items())
+    layer = image.layers[fields["layer"]].name
+    return f"{layer}  [{', '.join(tokens)}]  {words}"
