@@ -62,8 +62,13 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "directory", type=Path, metavar="DIR", help="memory image (palquant compile)"
     )
-    parser.add_argument("--input", type=Path, required=True, metavar="FILE.npy",
-                        help="images, float32 or uint8, shape (N, C, H, W)")  # fmt: skip
+    parser.add_argument(
+        "--input",
+        type=Path,
+        required=True,
+        metavar="FILE.npy",
+        help="images, float32 or uint8, shape (N, C, H, W)",
+    )
     parser.add_argument("--images", type=_positive, metavar="N", help="only the first N images")
 
 
@@ -79,11 +84,25 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on after the last full epoch")
     parser.add_argument("--quiet", action="store_true", help="draw no progress bar")
     defaults: dict[str, Any] = {
-        "base_width": 16, "groups": 2, "weight_bits": 2, "activation_bits": 2, "residual_bits": 16,
-        "shuffle": True, "stem_bits": 8, "classifier_bits": 8, "epochs": 30, "batch_size": 64,
-        "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 1e-4,
-        "quantizer_learning_rate": 1e-3, "augment": False, "seed": 0, "split_seed": 0, "threads": 1,
-    }  # fmt: skip
+        "base_width": 16,
+        "groups": 2,
+        "weight_bits": 2,
+        "activation_bits": 2,
+        "residual_bits": 16,
+        "shuffle": True,
+        "stem_bits": 8,
+        "classifier_bits": 8,
+        "epochs": 30,
+        "batch_size": 64,
+        "learning_rate": 0.1,
+        "momentum": 0.9,
+        "weight_decay": 1e-4,
+        "quantizer_learning_rate": 1e-3,
+        "augment": False,
+        "seed": 0,
+        "split_seed": 0,
+        "threads": 1,
+    }
     for name, default in defaults.items():
         flag = "--" + name.replace("_", "-")
         text = f"{_TRAIN_HELP[name]} (default {default})"
@@ -106,43 +125,84 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"palquant {__version__}")
     sub = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    train = _add(sub, "train", commands.train, "train a network on handwritten digits",
-                 "palquant train --groups 2 --weight-bits 2 --activation-bits 2 -o build/digits")  # fmt: skip
+    train = _add(
+        sub,
+        "train",
+        commands.train,
+        "train a network on handwritten digits",
+        "palquant train --groups 2 --weight-bits 2 --activation-bits 2 -o build/digits",
+    )
     _train_options(train)
 
-    compile_ = _add(sub, "compile", commands.compile_model, "compile a model to a memory image",
-                    "palquant compile build/digits/model.npz --geometry tiny -o build/image")  # fmt: skip
+    compile_ = _add(
+        sub,
+        "compile",
+        commands.compile_model,
+        "compile a model to a memory image",
+        "palquant compile build/digits/model.npz --geometry tiny -o build/image",
+    )
     compile_.add_argument("model", type=Path, metavar="MODEL", help="model file (palquant train)")
     compile_.add_argument("--geometry", required=True, metavar="NAME")
     compile_.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
-    compile_.add_argument("--fused", action="store_true",
-                          help="store only the result, not every tensor for comparison")  # fmt: skip
+    compile_.add_argument(
+        "--fused",
+        action="store_true",
+        help="store only the result, not every tensor for comparison",
+    )
 
-    simulate = _add(sub, "simulate", commands.simulate, "run images on the accelerator",
-                    "palquant simulate build/image --input images.npy --backend rtl")  # fmt: skip
+    simulate = _add(
+        sub,
+        "simulate",
+        commands.simulate,
+        "run images on the accelerator",
+        "palquant simulate build/image --input images.npy --backend rtl",
+    )
     _add_images(simulate)
     simulate.add_argument("--backend", choices=("rtl", "emulator"), default="rtl")
     simulate.add_argument("--labels", type=Path, metavar="FILE.npy", help="classes, shape (N,)")
     simulate.add_argument("--waves", type=Path, metavar="FILE.fst", help="record waveforms")
-    simulate.add_argument("--latency", type=_positive, default=50, metavar="CYCLES",
-                          help="latency of the simulated memory (default 50)")  # fmt: skip
+    simulate.add_argument(
+        "--latency",
+        type=_positive,
+        default=50,
+        metavar="CYCLES",
+        help="latency of the simulated memory (default 50)",
+    )
 
-    compare = _add(sub, "compare", commands.compare,
-                   "compare integer reference, emulator and RTL, every value of every layer",
-                   "palquant compare build/image --input images.npy --images 4")  # fmt: skip
+    compare = _add(
+        sub,
+        "compare",
+        commands.compare,
+        "compare integer reference, emulator and RTL, every value of every layer",
+        "palquant compare build/image --input images.npy --images 4",
+    )
     _add_images(compare)
 
-    generate = _add(sub, "generate", commands.generate,
-                    "write Verilog, register map and memory files",
-                    "palquant generate --geometry tiny --image build/image -o build/verilog")  # fmt: skip
+    generate = _add(
+        sub,
+        "generate",
+        commands.generate,
+        "write Verilog, register map and memory files",
+        "palquant generate --geometry tiny --image build/image -o build/verilog",
+    )
     generate.add_argument("--geometry", required=True, metavar="NAME")
     generate.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     generate.add_argument("--image", type=Path, metavar="DIR", help="memory image to include")
-    generate.add_argument("--format", action="append", default=[], choices=("mem", "coe", "mif"),
-                          help="also write the image in this format (repeatable)")  # fmt: skip
+    generate.add_argument(
+        "--format",
+        action="append",
+        default=[],
+        choices=("mem", "coe", "mif"),
+        help="also write the image in this format (repeatable)",
+    )
 
-    inspect = _add(sub, "inspect", commands.inspect, "show what a model or a memory image holds",
-                   "palquant inspect build/image --program")  # fmt: skip
+    inspect = _add(
+        sub,
+        "inspect",
+        commands.inspect,
+        "show what a model or a memory image holds",
+        "palquant inspect build/image --program",
+    )
     inspect.add_argument("path", type=Path, metavar="PATH", help="model file or image directory")
     inspect.add_argument("--program", action="store_true", help="list the instructions as well")
     return parser

@@ -116,14 +116,23 @@ def simulate(options: Namespace) -> Report:
             ],
         }
         rows = [
-            [layer.name, layer.cycles // cycles.images, layer.utilization,
-             ", ".join(f"{name.lower()} {count // cycles.images}"
-                       for name, count in layer.activity.items() if name != "ARRAY")]
+            [
+                layer.name,
+                layer.cycles // cycles.images,
+                layer.utilization,
+                ", ".join(
+                    f"{name.lower()} {count // cycles.images}"
+                    for name, count in layer.activity.items()
+                    if name != "ARRAY"
+                ),
+            ]
             for layer in cycles.layers
-        ]  # fmt: skip
+        ]
         print(table(["layer", "cycles/image", "utilization", "other cycles"], rows))
-        print(f"\n{cycles.cycles} cycles for {cycles.images} images, utilization "
-              f"{cycles.utilization:.3f} (quantised layers {cycles.quantized_utilization:.3f})")  # fmt: skip
+        print(
+            f"\n{cycles.cycles} cycles for {cycles.images} images, utilization "
+            f"{cycles.utilization:.3f} (quantised layers {cycles.quantized_utilization:.3f})"
+        )
     report |= _top1(image, predictions, options.labels)
     print("predictions: " + " ".join(map(str, predictions[:64])) + (" ..." * (len(images) > 64)))
     if "top1" in report:
@@ -167,9 +176,11 @@ def compare(options: Namespace) -> Report:
         "emulator_mismatches": sum(item.mismatches for item in emulated),
         "cycles": cycles.cycles,
     }
-    print(f"\n{report['values_compared']} values of {len(images)} images compared with the integer "
-          f"reference: RTL {report['mismatches']} mismatches, emulator "
-          f"{report['emulator_mismatches']}")  # fmt: skip
+    print(
+        f"\n{report['values_compared']} values of {len(images)} images compared with the integer "
+        f"reference: RTL {report['mismatches']} mismatches, emulator "
+        f"{report['emulator_mismatches']}"
+    )
     for label, found in (("emulator", emulated), ("RTL", simulated)):
         for item in found:
             if item.mismatches:
@@ -186,8 +197,9 @@ def generate(options: Namespace) -> Report:
     machine = geometry(options.geometry)
     image = load_image(options.image) if options.image else None
     if image is not None and image.geometry.identity != machine.identity:
-        raise InputError(f"{options.image}: is compiled for geometry {image.geometry.name}, not "
-                         f"{machine.name}")  # fmt: skip
+        raise InputError(
+            f"{options.image}: is compiled for geometry {image.geometry.name}, not {machine.name}"
+        )
     files = [str(path) for path in generate_files(machine, options.output)]
     if image is not None:
         for name in ("image.bin", "image.hex", "manifest.json"):
@@ -230,14 +242,33 @@ def inspect(options: Namespace) -> Report:
         return {"nodes": [list(row) for row in rows], "metadata": graph.metadata}
     image = load_image(path)
     layers = [asdict(layer) for layer in image.layers]
-    print(table(["layer", "quantized", "shuffle", "MACs", "passes", "outputs"],
-                [[layer.name, layer.quantized, layer.shuffle, layer.macs, layer.passes,
-                  ", ".join(layer.outputs)] for layer in image.layers]))  # fmt: skip
+    print(
+        table(
+            ["layer", "quantized", "shuffle", "MACs", "passes", "outputs"],
+            [
+                [
+                    layer.name,
+                    layer.quantized,
+                    layer.shuffle,
+                    layer.macs,
+                    layer.passes,
+                    ", ".join(layer.outputs),
+                ]
+                for layer in image.layers
+            ],
+        )
+    )
     tensors = [
-        [name, layout.type.kind.value, layout.type.bits, layout.placement.groups, offset,
-         layout.bytes]
+        [
+            name,
+            layout.type.kind.value,
+            layout.type.bits,
+            layout.placement.groups,
+            offset,
+            layout.bytes,
+        ]
         for name, (layout, offset) in image.tensors.items()
-    ]  # fmt: skip
+    ]
     print("\n" + table(["tensor", "kind", "bits", "groups", "offset", "bytes"], tensors))
     if options.program:
         print("\n" + "\n".join(program_lines(image)))

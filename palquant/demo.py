@@ -136,9 +136,13 @@ def demonstrate(
     reports = []
     for groups, bits in ((2, 2), (1, 4)):
         config = TrainConfig(
-            base_width=base_width, groups=groups, weight_bits=bits, activation_bits=bits,
-            epochs=epochs, seed=seed,
-        )  # fmt: skip
+            base_width=base_width,
+            groups=groups,
+            weight_bits=bits,
+            activation_bits=bits,
+            epochs=epochs,
+            seed=seed,
+        )
         reports.append(run_network(config, output / config.network.name, split, machine, images))
     palquant, counterpart = reports
     document = {
@@ -170,9 +174,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     demonstrate(
-        options.output, epochs=options.epochs, base_width=options.base_width,
-        images=options.images, geometry_name=options.geometry, seed=options.seed,
-    )  # fmt: skip
+        options.output,
+        epochs=options.epochs,
+        base_width=options.base_width,
+        images=options.images,
+        geometry_name=options.geometry,
+        seed=options.seed,
+    )
     return 0
 
 

@@ -119,8 +119,9 @@ class _Assigner:
             self._need(self.network.stored(layer.input), groups, layer.input_shape.channels)
         for layer in self.network.layers:
             if layer.permutation is not None:
-                groups = math.lcm(*(self.groups[self.classes.find(n)]
-                                    for n in (_before(layer), _after(layer))))  # fmt: skip
+                groups = math.lcm(
+                    *(self.groups[self.classes.find(n)] for n in (_before(layer), _after(layer)))
+                )
                 self._need(_before(layer), groups, layer.shape.channels)
                 self._need(_after(layer), groups, layer.shape.channels)
 

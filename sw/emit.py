@@ -193,8 +193,10 @@ class Emitter:
                 for start in got:
                     self.memories[memory].release(start)
         if shortage is None:
-            raise CapacityError(f"{layer.name}: rows of {layer.shape.width} pixels exceed the "
-                                f"{isa.EXTENT_BITS}-bit extents of an instruction")  # fmt: skip
+            raise CapacityError(
+                f"{layer.name}: rows of {layer.shape.width} pixels exceed the "
+                f"{isa.EXTENT_BITS}-bit extents of an instruction"
+            )
         memory, words = shortage
         raise CapacityError(
             f"{layer.name}: a tile of one output row needs {words} words of {memory.name.lower()} "
@@ -261,9 +263,13 @@ class Emitter:
         buffer = find("read", source)
         start = self.resident[source.name] + low * source.row_words if buffer is None else buffer
         tile = TileAddresses(
-            first_row=first, rows=last - first, input_start=start, input_tap=tap - low,
-            input_low=low, input_rows=high - low,
-        )  # fmt: skip
+            first_row=first,
+            rows=last - first,
+            input_start=start,
+            input_tap=tap - low,
+            input_low=low,
+            input_rows=high - low,
+        )
         if len(reads) > 1:
             layout = reads[1]
             buffer = find("read", layout)
@@ -347,13 +353,15 @@ class Emitter:
                     {
                         "layer": index,
                         "memory": self._home(layout) if memory is None else memory,
-                        "base": base, "rows": 1, "row_beats": count * layout.row_beats,
+                        "base": base,
+                        "rows": 1,
+                        "row_beats": count * layout.row_beats,
                         "address": address + done * layout.row_beats,
                         "dram_offset": offset + done * layout.row_bytes,
                     },
                     g,
                 )
-            )  # fmt: skip
+            )
         return found
 
     # Segments
@@ -404,15 +412,19 @@ class Emitter:
             Instruction(
                 Opcode.LOAD,
                 {
-                    "layer": index, "memory": Memory.PARAMETER,
-                    "base": Base.IMAGE, "address": slot * PARAMETER_ROWS * row_beats,
-                    "stride": PARAMETER_ROWS * row_beats, "rows": len(data),
-                    "row_beats": data.shape[1] // g.bus_bytes, "dram_offset": offset,
+                    "layer": index,
+                    "memory": Memory.PARAMETER,
+                    "base": Base.IMAGE,
+                    "address": slot * PARAMETER_ROWS * row_beats,
+                    "stride": PARAMETER_ROWS * row_beats,
+                    "rows": len(data),
+                    "row_beats": data.shape[1] // g.bus_bytes,
+                    "dram_offset": offset,
                     "dram_stride": data.shape[1],
                 },
                 g,
             )
-        )  # fmt: skip
+        )
         weight_address = 0
         group = None
         if isinstance(layer.operation, Convolution):
@@ -435,14 +447,18 @@ class Emitter:
             Instruction(
                 Opcode.LOAD,
                 {
-                    "layer": index, "memory": Memory.WEIGHT,
-                    "base": Base.IMAGE, "rows": 1, "row_beats": min(MAX_ROW_BEATS, beats - done),
-                    "address": address + done, "dram_offset": offset + done * g.bus_bytes,
+                    "layer": index,
+                    "memory": Memory.WEIGHT,
+                    "base": Base.IMAGE,
+                    "rows": 1,
+                    "row_beats": min(MAX_ROW_BEATS, beats - done),
+                    "address": address + done,
+                    "dram_offset": offset + done * g.bus_bytes,
                 },
                 g,
             )
             for done in range(0, beats, MAX_ROW_BEATS)
-        ]  # fmt: skip
+        ]
 
 
 def _window(layer: Layer) -> tuple[int, int, int]:

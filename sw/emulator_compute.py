@@ -80,8 +80,9 @@ class ComputeUnit:
         if not 1 <= f["scatter_groups"] <= 8:
             raise ExecutionError(f"scatter_groups is {f['scatter_groups']}, expected 1 to 8")
         if (f["affine"] or f["residual"]) and not 8 <= f["saturation_bits"] <= g.residual_bits:
-            raise ExecutionError(f"saturation_bits is {f['saturation_bits']}, expected 8 to "
-                                 f"{g.residual_bits}")  # fmt: skip
+            raise ExecutionError(
+                f"saturation_bits is {f['saturation_bits']}, expected 8 to {g.residual_bits}"
+            )
         if (f["accumulate"] or f["hold"]) and (tile != (1, 1, 1) or f["source"] == Source.POOL):
             raise ExecutionError("accumulate and hold take one ARRAY result of one chunk")
         if f["accumulate"] and self._products is None:
@@ -91,15 +92,18 @@ class ComputeUnit:
         if f["raw"] and (f["residual_out"] != 1 or f["scatter_groups"] != 1 or not f["affine"]):
             raise ExecutionError("raw needs affine and residual_out, and scatters nothing")
         if f["first_lane"] % g.lanes or f["first_lane"] >= g.tin:
-            raise ExecutionError(f"first_lane is {f['first_lane']}, expected a multiple of "
-                                 f"{g.lanes} below {g.tin}")  # fmt: skip
+            raise ExecutionError(
+                f"first_lane is {f['first_lane']}, expected a multiple of {g.lanes} below {g.tin}"
+            )
         if f["source"] == Source.ARRAY:
             for name in ("input_digits", "weight_digits"):
                 if f[name] not in (1, 2, 4):
                     raise ExecutionError(f"{name} is {f[name]}, expected 1, 2 or 4")
             if not 1 <= f["last_lanes"] <= g.tin or f["input_chunks"] < 1:
-                raise ExecutionError(f"last_lanes is {f['last_lanes']} of {g.tin}, input_chunks is "
-                                     f"{f['input_chunks']}")  # fmt: skip
+                raise ExecutionError(
+                    f"last_lanes is {f['last_lanes']} of {g.tin}, input_chunks is "
+                    f"{f['input_chunks']}"
+                )
             if f["digit_sum_last"] > f["digit_sum_first"]:
                 raise ExecutionError("digit_sum_last exceeds digit_sum_first")
             if f["digit_sum_first"] > f["input_digits"] + f["weight_digits"] - 2:
@@ -108,8 +112,10 @@ class ComputeUnit:
     def _require_range(self, values: Ints, bits: int, label: str, signed: bool = True) -> None:
         low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
         if values.size and (values.min() < low or values.max() > high):
-            raise ExecutionError(f"{label} reaches {values.min()}..{values.max()}, outside the "
-                                 f"register's {low}..{high}")  # fmt: skip
+            raise ExecutionError(
+                f"{label} reaches {values.min()}..{values.max()}, outside the "
+                f"register's {low}..{high}"
+            )
 
     def _window(self, f: Fields) -> tuple[Ints, npt.NDArray[np.bool_]]:
         """Word address of each tap's first word, and whether the tap lies inside.
@@ -181,8 +187,9 @@ class ComputeUnit:
                 ):
                     start = f["weight_address"] + chunk * f["weight_chunk"] + j * f["weight_plane"]
                     if start + taps > g.weight_words:
-                        raise ExecutionError(f"reads weight word {start + taps - 1} of "
-                                             f"{g.weight_words}")  # fmt: skip
+                        raise ExecutionError(
+                            f"reads weight word {start + taps - 1} of {g.weight_words}"
+                        )
                     weights = self.memories.weight[start : start + taps]  # (words, T, lanes)
                     matrix = weights.transpose(0, 2, 1).reshape(-1, g.tout).astype(exact)
                     plane = planes[s - j].astype(exact, copy=False)
@@ -223,8 +230,9 @@ class ComputeUnit:
         chunks = f["output_chunks"]
         slot = f["parameter_slot"]
         if slot + chunks * g.beats > g.parameter_slots:
-            raise ExecutionError(f"reads parameter slot {slot + chunks * g.beats - 1} of "
-                                 f"{g.parameter_slots}")  # fmt: skip
+            raise ExecutionError(
+                f"reads parameter slot {slot + chunks * g.beats - 1} of {g.parameter_slots}"
+            )
         rows = self.memories.parameter[slot : slot + chunks * g.beats].astype(np.int64)
         # (slots, rows, lanes) -> (rows, O, 1, 1, T), to broadcast over pixels
         rows = rows.reshape(chunks, g.beats, -1, g.lanes).transpose(2, 0, 1, 3)
@@ -303,8 +311,9 @@ class ComputeUnit:
             + (chunk * g.beats + beat) * words_per_beat
         )
         if index.max() + words_per_beat > g.residual_words:
-            raise ExecutionError(f"{prefix} reaches residual word {index.max()} of "
-                                 f"{g.residual_words}")  # fmt: skip
+            raise ExecutionError(
+                f"{prefix} reaches residual word {index.max()} of {g.residual_words}"
+            )
         return index
 
     def _write_raw(self, f: Fields, v: Ints) -> None:
@@ -331,8 +340,9 @@ class ComputeUnit:
 
     def _check_groups(self, f: Fields, groups: Ints) -> None:
         if groups.max() >= f["scatter_groups"]:
-            raise ExecutionError(f"a lane is scattered to group {groups.max()} of "
-                                 f"{f['scatter_groups']}")  # fmt: skip
+            raise ExecutionError(
+                f"a lane is scattered to group {groups.max()} of {f['scatter_groups']}"
+            )
 
     def _write_codes(self, f: Fields, number: int, code: Ints, groups: Ints) -> None:
         """Digits of one code tensor into activation memory, output buffer, or both."""

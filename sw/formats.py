@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 
 def words(data: bytes, word_bytes: int) -> Iterator[str]:
-    """Words of ``word_bytes`` bytes as hexadecimal text, highest byte first, 0-padded at the end."""
+    """Words of ``word_bytes`` bytes as hexadecimal text, highest byte first, padded with 0."""
     padded = data + bytes(-len(data) % word_bytes)
     for start in range(0, len(padded), word_bytes):
         yield padded[start : start + word_bytes][::-1].hex()

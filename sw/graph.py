@@ -309,9 +309,19 @@ class Logits(UnaryNode):
 OPERATIONS: dict[str, type[Node]] = {
     cls.__name__: cls
     for cls in (
-        Input, Convolution, Affine, Relu, Add, Permute, MaxPool, SumPool, Quantize, Clamp, Logits,
+        Input,
+        Convolution,
+        Affine,
+        Relu,
+        Add,
+        Permute,
+        MaxPool,
+        SumPool,
+        Quantize,
+        Clamp,
+        Logits,
     )
-}  # fmt: skip
+}
 
 #: Operation -> kinds that it accepts at its inputs. The legality table of the docstring.
 RULES: dict[type[Node], frozenset[Kind]] = {
@@ -400,8 +410,9 @@ class Graph:
         for position, node in enumerate(self.nodes):
             if type(node) not in RULES:
                 supported = ", ".join(OPERATIONS)
-                raise GraphError(f"{node.name}: unknown operation {type(node).__name__} "
-                                 f"(supported: {supported})")  # fmt: skip
+                raise GraphError(
+                    f"{node.name}: unknown operation {type(node).__name__} (supported: {supported})"
+                )
             if node.name in self._by_name:
                 raise GraphError(f"{node.name}: two nodes have this name")
             if isinstance(node, Input) and position:
@@ -412,8 +423,10 @@ class Graph:
                 kind = self.types[name].kind
                 if kind not in RULES[type(node)]:
                     wanted = " or ".join(sorted(k.value for k in RULES[type(node)]))
-                    raise GraphError(f"{node.name}: {type(node).__name__} needs {wanted} as its "
-                                     f"input, but {name!r} is {kind.value}")  # fmt: skip
+                    raise GraphError(
+                        f"{node.name}: {type(node).__name__} needs {wanted} as its "
+                        f"input, but {name!r} is {kind.value}"
+                    )
             self.shapes[node.name], self.types[node.name] = _infer(self, node)
             self._by_name[node.name] = node
 
@@ -436,8 +449,10 @@ def _infer(graph: Graph, node: Node) -> tuple[Shape, TensorType]:
             raise refuse(f"input codes of {node.bits} bits (supported: 1, 2, 3, 4, 8)")
         norm = node.normalization
         if not len(norm.mean) == len(norm.std) == shape.channels:
-            raise refuse(f"normalisation has {len(norm.mean)} means and {len(norm.std)} standard "
-                         f"deviations for {shape.channels} channels")  # fmt: skip
+            raise refuse(
+                f"normalisation has {len(norm.mean)} means and {len(norm.std)} standard "
+                f"deviations for {shape.channels} channels"
+            )
         if not (min(norm.std) > 0 and norm.scale > 0):
             raise refuse("normalisation needs positive standard deviations and scale")
         return shape, TensorType(Kind.CODES, node.bits, node.zero_point)
@@ -482,8 +497,10 @@ def _infer(graph: Graph, node: Node) -> tuple[Shape, TensorType]:
         levels = (1 << node.bits) - 1
         rows = node.thresholds.shape[0] if node.thresholds.ndim == 2 else 0
         if node.thresholds.shape != (rows, levels) or rows not in (1, source.channels):
-            raise refuse(f"thresholds have shape {node.thresholds.shape}, expected "
-                         f"({source.channels}, {levels}) or (1, {levels})")  # fmt: skip
+            raise refuse(
+                f"thresholds have shape {node.thresholds.shape}, expected "
+                f"({source.channels}, {levels}) or (1, {levels})"
+            )
         if node.negate.shape != (rows,):
             raise refuse(f"negate has shape {node.negate.shape}, expected ({rows},)")
         if (np.diff(node.thresholds, axis=1) < 0).any():
@@ -507,22 +524,30 @@ def _infer_convolution(graph: Graph, node: Convolution) -> Shape:
         return GraphError(f"{node.name}: {text}")
 
     if node.weight.ndim != 4 or node.weight.dtype != np.uint8:
-        raise refuse(f"weights are {node.weight.dtype} of shape {node.weight.shape}, expected "
-                     "uint8 of shape (O, I / groups, KH, KW)")  # fmt: skip
+        raise refuse(
+            f"weights are {node.weight.dtype} of shape {node.weight.shape}, expected "
+            "uint8 of shape (O, I / groups, KH, KW)"
+        )
     outputs, inputs, height, width = node.weight.shape
     if node.groups < 1 or source.channels % node.groups or outputs % node.groups:
-        raise refuse(f"{node.groups} groups do not divide {source.channels} input channels and "
-                     f"{outputs} output channels")  # fmt: skip
+        raise refuse(
+            f"{node.groups} groups do not divide {source.channels} input channels and "
+            f"{outputs} output channels"
+        )
     if inputs * node.groups != source.channels:
-        raise refuse(f"weights take {inputs} channels in each of {node.groups} groups, but the "
-                     f"input has {source.channels}")  # fmt: skip
+        raise refuse(
+            f"weights take {inputs} channels in each of {node.groups} groups, but the "
+            f"input has {source.channels}"
+        )
     if node.weight_bits not in (2, 4, 8):
         raise refuse(f"weights of {node.weight_bits} bits (supported: 2, 4, 8)")
     if node.weight.size and int(node.weight.max()) >> node.weight_bits:
         raise refuse(f"weight code {node.weight.max()} does not fit {node.weight_bits} bits")
     if node.alpha not in (1, 2) or node.beta not in legal_betas():
-        raise refuse(f"weight levels {node.alpha}*c - {node.beta} (supported: alpha 1, 2; beta 0, "
-                     "2^b - 1 or 2^(b-1))")  # fmt: skip
+        raise refuse(
+            f"weight levels {node.alpha}*c - {node.beta} (supported: alpha 1, 2; beta 0, "
+            "2^b - 1 or 2^(b-1))"
+        )
     if any(s < 1 for s in node.stride) or any(p < 0 for p in node.padding):
         raise refuse(f"stride {node.stride} and padding {node.padding} must be positive")
     return _window_shape(node, source, outputs, (height, width))
@@ -545,6 +570,8 @@ def _window_shape(
         )
     )
     if height < 1 or width < 1:
-        raise GraphError(f"{node.name}: a {kernel[0]}x{kernel[1]} window does not fit into "
-                         f"{source.height}x{source.width} with padding {node.padding}")  # fmt: skip
+        raise GraphError(
+            f"{node.name}: a {kernel[0]}x{kernel[1]} window does not fit into "
+            f"{source.height}x{source.width} with padding {node.padding}"
+        )
     return Shape(channels, height, width)

@@ -16,8 +16,15 @@ def node_rows(graph: Graph) -> list[tuple[str, str, str, str, str]]:
     for node in graph:
         shape, kind = graph.shapes[node.name], graph.types[node.name]
         size = f"{shape.channels}x{shape.height}x{shape.width}"
-        rows.append((node.name, _operation(node), ", ".join(node.inputs), size,
-                     f"{kind.kind.value} {kind.bits}"))  # fmt: skip
+        rows.append(
+            (
+                node.name,
+                _operation(node),
+                ", ".join(node.inputs),
+                size,
+                f"{kind.kind.value} {kind.bits}",
+            )
+        )
     return rows
 
 
@@ -25,8 +32,10 @@ def _operation(node: Node) -> str:
     name = type(node).__name__
     if isinstance(node, Convolution):
         outputs, inputs, height, width = node.weight.shape
-        return (f"{name} {inputs}->{outputs} {height}x{width}/{node.stride[0]} g{node.groups} "
-                f"{node.weight_bits} bit")  # fmt: skip
+        return (
+            f"{name} {inputs}->{outputs} {height}x{width}/{node.stride[0]} g{node.groups} "
+            f"{node.weight_bits} bit"
+        )
     if isinstance(node, Quantize):
         return f"{name} {node.bits} bit"
     return name

@@ -40,10 +40,13 @@ class Segment:
         """Chunks ``first`` to ``last - 1`` of the segment, each of ``lanes`` positions."""
         where = slice(first * lanes, last * lanes)
         return Segment(
-            self.group, self.outputs[where], self.groups[where],
+            self.group,
+            self.outputs[where],
+            self.groups[where],
             self.start + first * lanes,
-            self.base + first * lanes, self.scatter,
-        )  # fmt: skip
+            self.base + first * lanes,
+            self.scatter,
+        )
 
 
 def cut_segments(computed: Placement, target: Ints, conv_groups: int, lanes: int) -> list[Segment]:
@@ -77,10 +80,13 @@ def cut_segments(computed: Placement, target: Ints, conv_groups: int, lanes: int
             where = slice(first * lanes, chunk * lanes)
             segments.append(
                 Segment(
-                    first // per_group, channel[where], memory[where],
-                    first * lanes, int(start[first]),
+                    first // per_group,
+                    channel[where],
+                    memory[where],
+                    first * lanes,
+                    int(start[first]),
                     computed.groups if mixed[first] else 1,
                 )
-            )  # fmt: skip
+            )
             first = chunk
     return segments
