@@ -16,7 +16,8 @@ from palquant.hw.registers import Stall
 #: Width of a token counter. One more token than it can hold is an error.
 TOKEN_BITS = 8
 
-_LAYER_BITS = next(item.bits for item in isa.HEADER if item.name == "layer")
+#: Width of a layer index.
+LAYER_BITS = next(item.bits for item in isa.HEADER if item.name == "layer")
 
 
 class Engine(enum.IntEnum):
@@ -89,7 +90,8 @@ class Dispatcher(wiring.Component):
         take: ``Out(3)``, strobes.
         give: ``Out(3)``, strobes, in the cycle of ``complete``.
         halt: ``In(1)``. Hand out nothing more.
-        missing: ``Out(3)``. The next instruction is held back for these tokens.
+        pending: ``Out(1)``. There is a next instruction.
+        missing: ``Out(3)``. It is held back for these tokens.
         waits: ``Out(Stall)``, the same in words; IDLE if nothing is held back.
         idle: ``Out(1)``. Nothing waits and nothing is under way.
         oldest: ``Out(32)``, image offset of the oldest instruction that is not complete.
@@ -111,14 +113,15 @@ class Dispatcher(wiring.Component):
                 "take": Out(len(Engine)),
                 "give": Out(len(Engine)),
                 "halt": In(1),
+                "pending": Out(1),
                 "missing": Out(len(Engine)),
                 "waits": Out(Stall),
                 "idle": Out(1),
                 "oldest": Out(isa.DRAM_BITS),
                 "newest": Out(isa.DRAM_BITS),
-                "next_layer": Out(_LAYER_BITS),
-                "newest_layer": Out(_LAYER_BITS),
-                "oldest_layer": Out(_LAYER_BITS),
+                "next_layer": Out(LAYER_BITS),
+                "newest_layer": Out(LAYER_BITS),
+                "oldest_layer": Out(LAYER_BITS),
             }
         )
         self._engine = engine
@@ -147,7 +150,7 @@ class Dispatcher(wiring.Component):
         signals = Cat(head[f"signal_{engine.name.lower()}"] for engine in Engine)
 
         begun = data.StructLayout(
-            {"signals": len(Engine), "layer": _LAYER_BITS, "offset": isa.DRAM_BITS}
+            {"signals": len(Engine), "layer": LAYER_BITS, "offset": isa.DRAM_BITS}
         )
         m.submodules.begun = fifo = SyncFIFO(width=begun.size, depth=self._in_flight)
         entry = data.View(begun, fifo.w_data)
@@ -167,6 +170,7 @@ class Dispatcher(wiring.Component):
             fifo.r_en.eq(self.complete),
             self.give.eq(oldest.signals & self.complete.replicate(len(Engine))),
             self.missing.eq(waits & ~self.available & self.queue.valid.replicate(len(Engine))),
+            self.pending.eq(self.queue.valid),
             self.idle.eq(~self.queue.valid & ~fifo.r_rdy),
             self.oldest.eq(self.queue_offset),
             self.next_layer.eq(head.layer),

@@ -1,0 +1,122 @@
+"""The register file: the register map's fields behind an AXI4-Lite port."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from amaranth import Cat, Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from palquant.hw.axi import Lite
+from palquant.hw.registers import ADDRESS_BITS, Access, Field, Register, RegisterMap
+
+_OKAY, _SLVERR = 0b00, 0b10
+
+
+def field_name(register: Register, field: Field) -> str:
+    """Name of a field's signal: ``status_busy``, or ``image_address`` if it is the register."""
+    name = register.name.lower()
+    return name if field.name == "value" else f"{name}_{field.name}"
+
+
+def _members(registers: RegisterMap) -> Iterator[tuple[str, wiring.Member]]:
+    for register in registers.values():
+        for field, _ in register.fields.values():
+            name = field_name(register, field)
+            match field.access:
+                case Access.READ_ONLY:
+                    yield name, In(field.bits)
+                case Access.READ_WRITE:
+                    yield name, Out(field.bits, init=field.reset)
+                case Access.WRITE_ONLY:
+                    yield name, Out(field.bits)
+                case Access.WRITE_ONE_TO_CLEAR:
+                    yield name, Out(field.bits)
+                    yield f"{name}_set", In(field.bits)
+
+
+class RegisterFile(wiring.Component):
+    """Registers that the host reads and writes.
+
+    An access to an address without a register, and a write to a register that has nothing to
+    write, is answered with SLVERR and does nothing. Byte strobes are honoured.
+
+    Parameters:
+        registers: The map.
+
+    Members:
+        bus: ``In(Lite(12))``.
+        Each read-only field: ``In``, sampled when the read address is taken.
+        Each read-write field: ``Out``, from the cycle after the write was taken.
+        Each write-only field: ``Out``, the bits written for one cycle, the one after the write
+            was taken; 0 otherwise.
+        Each write-one-to-clear field: ``Out``, and ``In`` with ``_set`` at the end of its name,
+            whose bits set the field's bits. Set wins over clear.
+    """
+
+    def __init__(self, registers: RegisterMap) -> None:
+        super().__init__({"bus": In(Lite(ADDRESS_BITS)), **dict(_members(registers))})
+        self._registers = registers
+
+    @property
+    def registers(self) -> RegisterMap:
+        """The map."""
+        return self._registers
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        bus = self.bus
+        self._read(m)
+
+        # A write is taken when address and data are there and the last response is gone.
+        write = Signal()
+        m.d.comb += [
+            write.eq(bus.awvalid & bus.wvalid & (~bus.bvalid | bus.bready)),
+            bus.awready.eq(write),
+            bus.wready.eq(write),
+        ]
+        with m.If(bus.bready):
+            m.d.sync += bus.bvalid.eq(0)
+        with m.If(write):
+            m.d.sync += [bus.bvalid.eq(1), bus.bresp.eq(_SLVERR)]
+        mask = Cat(strobe.replicate(8) for strobe in bus.wstrb)
+        ones = bus.wdata & mask
+
+        for register in self._registers.values():
+            hit = Signal(name=f"write_{register.name.lower()}")
+            m.d.comb += hit.eq(write & (bus.awaddr[2:] == register.offset >> 2))
+            for field, shift in register.fields.values():
+                name = field_name(register, field)
+                signal = getattr(self, name)
+                bits = slice(shift, shift + field.bits)
+                match field.access:
+                    case Access.READ_ONLY:
+                        continue
+                    case Access.READ_WRITE:
+                        with m.If(hit):
+                            m.d.sync += signal.eq((signal & ~mask[bits]) | ones[bits])
+                    case Access.WRITE_ONLY:
+                        m.d.sync += signal.eq(ones[bits] & hit.replicate(field.bits))
+                    case Access.WRITE_ONE_TO_CLEAR:
+                        kept = signal & ~(ones[bits] & hit.replicate(field.bits))
+                        m.d.sync += signal.eq(kept | getattr(self, f"{name}_set"))
+                with m.If(hit):
+                    m.d.sync += bus.bresp.eq(_OKAY)
+        return m
+
+    def _read(self, m: Module) -> None:
+        bus = self.bus
+        m.d.comb += bus.arready.eq(~bus.rvalid | bus.rready)
+        with m.If(bus.rready):
+            m.d.sync += bus.rvalid.eq(0)
+        with m.If(bus.arvalid & bus.arready):
+            m.d.sync += [bus.rvalid.eq(1), bus.rdata.eq(0), bus.rresp.eq(_SLVERR)]
+            with m.Switch(bus.araddr[2:]):
+                for register in self._registers.values():
+                    with m.Case(register.offset >> 2):
+                        m.d.sync += bus.rresp.eq(_OKAY)
+                        for field, shift in register.fields.values():
+                            if field.access is not Access.WRITE_ONLY:
+                                value = getattr(self, field_name(register, field))
+                                m.d.sync += bus.rdata[shift : shift + field.bits].eq(value)

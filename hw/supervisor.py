@@ -1,0 +1,140 @@
+"""The supervisor: starts a run, ends it, and cleans up behind one that went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from amaranth import Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from palquant.hw import isa
+from palquant.hw.registers import ErrorCode
+
+#: Who can end a run with an error, the first named first where several do in the same cycle.
+SOURCES = ("fetch", "load", "compute", "store", "tokens", "watchdog")
+
+
+class Report(wiring.Signature):
+    """An error that ends the run, and whose it is.
+
+    Members:
+        valid: ``Out(1)``. The first cycle in which any report is valid counts.
+        code: ``Out(ErrorCode)``.
+        offset: ``Out(32)``, image offset of the instruction at fault.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({"valid": Out(1), "code": Out(ErrorCode), "offset": Out(isa.DRAM_BITS)})
+
+
+class Supervisor(wiring.Component):
+    """Knows whether a run is under way, and how the last one ended.
+
+    A run begins with a reset of everything but the settings. An error halts it: nothing new
+    starts, and what is under way on the bus comes to its end, which may take as long as the memory
+    pleases. A reset by the host waits for that.
+
+    Members:
+        start: ``In(1)``, strobe. Without effect while busy or after an error.
+        reset: ``In(1)``, strobe.
+        finished: ``In(1)``, strobe: the run is complete.
+        quiet: ``In(1)``. Nothing is outstanding on the bus.
+        report_*: ``In(Report())``, for each of ``SOURCES``.
+        clear: ``Out(1)``, resets the machine.
+        go: ``Out(1)``, strobe: begin, in the cycle after ``clear``.
+        running: ``Out(1)``, from ``go`` to the end.
+        halt: ``Out(1)``. Start nothing new.
+        busy: ``Out(1)``.
+        done: ``Out(1)``.
+        error: ``Out(1)``.
+        resetting: ``Out(1)``.
+        code: ``Out(ErrorCode)``.
+        offset: ``Out(32)``, of the instruction at fault.
+        ended: ``Out(1)``, strobe: done.
+        failed: ``Out(1)``, strobe: error.
+    """
+
+    def __init__(self, sources: Iterable[str] = SOURCES) -> None:
+        self._sources = tuple(sources)
+        super().__init__(
+            {
+                "start": In(1),
+                "reset": In(1),
+                "finished": In(1),
+                "quiet": In(1),
+                **{f"report_{name}": In(Report()) for name in self._sources},
+                "clear": Out(1),
+                "go": Out(1),
+                "running": Out(1),
+                "halt": Out(1),
+                "busy": Out(1),
+                "done": Out(1),
+                "error": Out(1),
+                "resetting": Out(1),
+                "code": Out(ErrorCode),
+                "offset": Out(isa.DRAM_BITS),
+                "ended": Out(1),
+                "failed": Out(1),
+            }
+        )
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Who can end a run with an error."""
+        return self._sources
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        failing = Signal()
+        code = Signal(ErrorCode)
+        offset = Signal(isa.DRAM_BITS)
+        for name in reversed(self._sources):
+            report = getattr(self, f"report_{name}")
+            with m.If(report.valid):
+                m.d.comb += [failing.eq(1), code.eq(report.code), offset.eq(report.offset)]
+
+        def forget() -> None:
+            m.d.sync += [self.done.eq(0), self.error.eq(0)]
+            m.d.sync += [self.code.eq(ErrorCode.NONE), self.offset.eq(0)]
+
+        with m.FSM():
+            with m.State("IDLE"):
+                with m.If(self.reset):
+                    m.next = "RESET"
+                with m.Elif(self.start):
+                    m.d.comb += self.clear.eq(1)
+                    forget()
+                    m.next = "START"
+
+            with m.State("START"):
+                m.d.comb += [self.go.eq(1), self.running.eq(1), self.busy.eq(1)]
+                m.next = "RUN"
+                with m.If(self.reset):
+                    m.next = "RESET"
+
+            with m.State("RUN"):
+                m.d.comb += [self.running.eq(1), self.busy.eq(1)]
+                with m.If(self.reset):
+                    m.next = "RESET"
+                with m.Elif(failing):
+                    m.d.comb += self.failed.eq(1)
+                    m.d.sync += [self.error.eq(1), self.code.eq(code), self.offset.eq(offset)]
+                    m.next = "HALT"
+                with m.Elif(self.finished):
+                    m.d.comb += self.ended.eq(1)
+                    m.d.sync += self.done.eq(1)
+                    m.next = "IDLE"
+
+            with m.State("HALT"):
+                m.d.comb += [self.halt.eq(1), self.busy.eq(~self.quiet)]
+                with m.If(self.reset):
+                    m.next = "RESET"
+
+            with m.State("RESET"):
+                m.d.comb += [self.halt.eq(1), self.busy.eq(1), self.resetting.eq(1)]
+                with m.If(self.quiet):
+                    m.d.comb += self.clear.eq(1)
+                    forget()
+                    m.next = "IDLE"
+        return m

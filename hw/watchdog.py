@@ -1,0 +1,81 @@
+"""The watchdog: notices that nothing happens any more."""
+
+from __future__ import annotations
+
+from amaranth import Module, Mux, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from palquant.hw import isa
+from palquant.hw.registers import REGISTER_BITS
+from palquant.hw.tokens import Engine
+
+
+class Watchdog(wiring.Component):
+    """Counts cycles without progress.
+
+    Members:
+        enable: ``In(1)``. The run is under way.
+        progress: ``In(1)``. Something happened in this cycle.
+        limit: ``In(32)``, cycles; 0 turns the watchdog off.
+        expired: ``Out(1)``. ``limit`` cycles in a row went by without progress.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            {
+                "enable": In(1),
+                "progress": In(1),
+                "limit": In(REGISTER_BITS),
+                "expired": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        count = Signal(REGISTER_BITS)
+        with m.If(self.progress | ~self.enable):
+            m.d.sync += [count.eq(0), self.expired.eq(0)]
+        with m.Else():
+            m.d.sync += [
+                count.eq(count + 1),
+                self.expired.eq((count + 1 >= self.limit) & (self.limit != 0)),
+            ]
+        return m
+
+
+class OldestInstruction(wiring.Component):
+    """The instruction that holds everything up: the oldest one in program order, not complete.
+
+    Programs run from low to high offsets, and no two images' instructions are under way at once,
+    so the oldest is the one with the lowest offset. One cycle late.
+
+    Members:
+        valid: ``In(3)``. The engine has an instruction that is not complete.
+        offsets: ``In(ArrayLayout(32, 3))``, image offset of the engine's oldest.
+        otherwise: ``In(32)``, what counts if there is none.
+        offset: ``Out(32)``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            {
+                "valid": In(len(Engine)),
+                "offsets": In(data.ArrayLayout(isa.DRAM_BITS, len(Engine))),
+                "otherwise": In(isa.DRAM_BITS),
+                "offset": Out(isa.DRAM_BITS),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        found, lowest = self.valid[0], self.offsets[0]
+        for engine in list(Engine)[1:]:
+            offset = self.offsets[engine]
+            lower = Signal(name=f"lower_{engine.name.lower()}")
+            m.d.comb += lower.eq(self.valid[engine] & (~found | (offset < lowest)))
+            better = Signal(isa.DRAM_BITS, name=f"best_{engine.name.lower()}")
+            m.d.comb += better.eq(Mux(lower, offset, lowest))
+            found, lowest = found | self.valid[engine], better
+        m.d.sync += self.offset.eq(Mux(found, lowest, self.otherwise))
+        return m

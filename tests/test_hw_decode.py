@@ -1,0 +1,83 @@
+"""The decoder accepts what the instruction table accepts, and nothing else."""
+
+import dataclasses
+import random
+
+import pytest
+from amaranth.sim import Simulator
+from programs import random_instruction
+
+from palquant.hw import isa
+from palquant.hw.config import geometry
+from palquant.hw.decode import ENGINES, Decoder
+from palquant.hw.isa import Opcode
+from palquant.hw.tokens import Engine
+
+KILOMAC = geometry("kilomac")
+BUSES = [32, 64, 128, 256]
+
+
+def decode(bits, instruction):
+    """(opcode, one-hot engine, number of the last beat), or the number of the illegal beat."""
+    g = dataclasses.replace(KILOMAC, bus_bits=bits)
+    dut = Decoder(g)
+    result = []
+
+    async def main(ctx):
+        held = 0
+        for index in range(len(instruction) // g.bus_bytes):
+            beat = instruction[index * g.bus_bytes : (index + 1) * g.bus_bytes]
+            ctx.set(dut.data, int.from_bytes(beat, "little"))
+            ctx.set(dut.index, index)
+            ctx.set(dut.held, held)
+            if ctx.get(dut.illegal):
+                result.append(index)
+                return
+            opcode = ctx.get(dut.opcode)
+            assert not index or opcode == held
+            held = opcode
+            if ctx.get(dut.last):
+                result.append((opcode, ctx.get(dut.engines), index))
+                return
+
+    simulator = Simulator(dut)
+    simulator.add_testbench(main)
+    simulator.run()
+    return result[0]
+
+
+@pytest.mark.parametrize("bits", BUSES)
+@pytest.mark.parametrize("opcode", isa.LAYOUTS, ids=lambda o: o.name)
+def test_legal_instructions(bits, opcode):
+    rng = random.Random(bits)
+    engine = 1 << ENGINES[opcode] if opcode in ENGINES else 0
+    beats = isa.LAYOUTS[opcode].size // bits
+    for _ in range(5):
+        assert decode(bits, random_instruction(rng, opcode)) == (opcode, engine, beats - 1)
+
+
+@pytest.mark.parametrize("bits", BUSES)
+def test_unknown_opcodes(bits):
+    for opcode in set(range(16)) - set(isa.LAYOUTS):
+        assert decode(bits, opcode.to_bytes(32, "little")) == 0
+
+
+@pytest.mark.parametrize("opcode", isa.LAYOUTS, ids=lambda o: o.name)
+def test_tokens_that_the_engine_must_not_have(opcode):
+    for engine in Engine:
+        for kind in ("wait", "signal"):
+            field = f"{kind}_{engine.name.lower()}"
+            own = ENGINES.get(opcode, engine) is engine
+            result = decode(64, isa.encode(opcode, **{field: 1}))
+            assert (result == 0) is own
+
+
+@pytest.mark.parametrize("bits", BUSES)
+@pytest.mark.parametrize("opcode", [Opcode.LOAD, Opcode.COMPUTE, Opcode.END], ids=lambda o: o.name)
+def test_reserved_bits(bits, opcode):
+    layout = isa.LAYOUTS[opcode]
+    legal = int.from_bytes(isa.encode(opcode), "little")
+    reserved = {layout.used, layout.size - 1, *range(layout.used, layout.size, 37)}
+    for bit in sorted(reserved):
+        instruction = (legal | 1 << bit).to_bytes(layout.size // 8, "little")
+        assert decode(bits, instruction) == bit // bits
