@@ -108,9 +108,17 @@ class PeakObserver(nn.Module):
 
     @torch.no_grad()
     def observe(self, x: Tensor) -> None:
-        """Take the real values ``x`` into account, if this is the time to."""
+        """Take the real values ``x`` into account, if this is the time to.
+
+        Raises:
+            ModelError: A value is NaN or infinite.
+        """
         if self.training or self.observing:
-            self.peak.copy_(torch.maximum(self.peak * self.decay, x.detach().abs().max()))
+            peak = x.detach().abs().max()
+            if not peak.isfinite():
+                raise ModelError(f"an activation that {type(self).__name__} reads is NaN or "
+                                 "infinite")  # fmt: skip
+            self.peak.copy_(torch.maximum(self.peak * self.decay, peak))
 
     def observed(self) -> float:
         """The peak.
@@ -119,7 +127,7 @@ class PeakObserver(nn.Module):
             ModelError: Nothing was observed yet.
         """
         peak = float(self.peak)
-        if not (math.isfinite(peak) and peak > 0):
+        if not peak > 0:
             raise ModelError(f"{type(self).__name__} has no range (peak {peak}): train or "
                              "calibrate the network first")  # fmt: skip
         return peak

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -81,8 +81,8 @@ class TrainConfig:
     learning_rate: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 1e-4
-    quantizer_learning_rate: float = 1e-3
-    augment: bool = False
+    quantizer_learning_rate: float = 1e-4
+    augment: bool = True
     seed: int = 0
     split_seed: int = 0
     threads: int = 1
@@ -226,16 +226,13 @@ class _Run:
             if config.augment:
                 images = shift_images(images, rng)
             self._set_learning_rates((self.epoch + index / batches) / config.epochs)
-            loss = F.cross_entropy(self.model(torch.from_numpy(images)), torch.from_numpy(labels))
+            loss = self._loss(images, labels)
             for optimizer in self.optimizers.values():
                 optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             for optimizer in self.optimizers.values():
                 optimizer.step()
             losses[index] = loss.detach()
-        if not losses.isfinite().all():
-            raise ModelError(f"epoch {self.epoch + 1}: the loss is NaN or infinite; try a smaller "
-                             "learning_rate")  # fmt: skip
         self.epoch += 1
         entry = {
             "epoch": self.epoch,
@@ -244,6 +241,17 @@ class _Run:
         }
         self.history.append(entry)
         return entry
+
+    def _loss(self, images: Images, labels: Labels) -> Tensor:
+        """Cross-entropy of one batch; a ModelError if the training has diverged."""
+        try:
+            loss = F.cross_entropy(self.model(torch.from_numpy(images)), torch.from_numpy(labels))
+            if not loss.isfinite():
+                raise ModelError("the loss is NaN or infinite")
+        except ModelError as error:
+            raise ModelError(f"epoch {self.epoch + 1}: {error}; try a smaller "
+                             "learning_rate") from error  # fmt: skip
+        return loss
 
     def _set_learning_rates(self, progress: float) -> None:
         """Half a cosine from 1 to 0 while ``progress`` goes from 0 to 1."""

@@ -113,6 +113,8 @@ def test_observer_forgets_slowly_and_only_looks_when_it_may():
     observer.observing = True
     observer.observe(torch.tensor([9.0]))
     assert observer.observed() == 9
+    with pytest.raises(ModelError, match=r"^an activation that PeakObserver reads is NaN or inf"):
+        observer.observe(torch.tensor([1.0, math.nan]))
 
 
 @pytest.mark.parametrize("bits", [8, 11, 16])

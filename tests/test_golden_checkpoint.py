@@ -1,0 +1,142 @@
+"""Checkpoints: what is written comes back, what does not fit is refused in one line."""
+
+import os
+
+import pytest
+import torch
+from torch import nn
+
+from palquant.errors import ModelError
+from palquant.golden.checkpoint import load_checkpoint, load_state, save_checkpoint
+
+
+@pytest.fixture
+def model():
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+
+
+def test_round_trip(tmp_path, model):
+    path = tmp_path / "run.pt"
+    content = {"epoch": 3, "model": model.state_dict(), "history": [{"loss": 0.5}]}
+    save_checkpoint(content, path)
+    found = load_checkpoint(path, "epoch", "model", "history")
+    assert found["epoch"] == 3
+    assert found["history"] == [{"loss": 0.5}]
+    assert found["model"].keys() == model.state_dict().keys()
+    for name, value in model.state_dict().items():
+        assert torch.equal(found["model"][name], value)
+    assert os.listdir(tmp_path) == ["run.pt"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "run.pt"
+    save_checkpoint({"epoch": 1}, path)
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(ModelError, match=r"run\.pt: cannot write: No space left on device$"):
+        save_checkpoint({"epoch": 2}, path)
+    assert load_checkpoint(path, "epoch") == {"epoch": 1}
+    assert os.listdir(tmp_path) == ["run.pt"]
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(ModelError, match=r"none/run\.pt: cannot write: No such file or directory$"):
+        save_checkpoint({}, tmp_path / "none" / "run.pt")
+
+
+def one_line(error):
+    return "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is no palquant-checkpoint file, or is damaged"),
+        (b"PK\x03\x04 not really", "is no palquant-checkpoint file, or is damaged"),
+        (os.urandom(300), "is no palquant-checkpoint file, or is damaged"),
+        (None, "cannot read: No such file or directory$"),
+        ({"a": 1}, "is no palquant-checkpoint file$"),
+        ([1, 2], "is no palquant-checkpoint file$"),
+        ({"format": "palquant-checkpoint", "version": 9}, "version 9, expected 1$"),
+        ({"epoch": 1}, "entry 'model' is missing$"),
+        (
+            {"epoch": 1, "model": {}, "more": 0, "zoo": 0},
+            r"entry 'more' is unknown \(and 1 more\)$",
+        ),
+        (
+            {"epoch": 1, "model": {"a": [{"b": torch.tensor([0.0, float("inf")])}]}},
+            r"model\.a\.0\.b holds NaN or infinity$",
+        ),
+        (
+            {"epoch": 1, "model": {"a": torch.tensor(float("nan"))}},
+            "model.a holds NaN or infinity$",
+        ),
+    ],
+)
+def test_refuses_files_that_do_not_fit(tmp_path, content, message):
+    path = tmp_path / "run.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif isinstance(content, dict) and "epoch" in content:
+        save_checkpoint(content, path)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises(ModelError, match=rf"^{path}: .*{message}") as error:
+        load_checkpoint(path, "epoch", "model")
+    assert one_line(error)
+
+
+class Payload:
+    """Code that a reader must not run."""
+
+    def __reduce__(self):
+        return (os.mkdir, ("executed",))
+
+
+def test_code_in_a_file_is_not_executed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"format": "palquant-checkpoint", "x": Payload()}, "run.pt")
+    with pytest.raises(ModelError, match=r"^run\.pt: is no palquant-checkpoint file") as error:
+        load_checkpoint("run.pt")
+    assert one_line(error)
+    assert os.listdir() == ["run.pt"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("0.bias"), r"^here: entry '0\.bias' is missing$"),
+        (lambda s: s.update(z=torch.zeros(1)), "^here: entry 'z' is unknown$"),
+        (
+            lambda s: s.update({"0.bias": torch.zeros(5)}),
+            r"^here: 0\.bias is float32 of shape \(5,\), expected float32 of shape \(4,\)$",
+        ),
+        (
+            lambda s: s.update({"0.bias": torch.zeros(4).long()}),
+            r"^here: 0\.bias is int64 of shape \(4,\), expected float32 of shape \(4,\)$",
+        ),
+        (lambda s: s.update({"0.bias": 3}), r"^here: 0\.bias is int, expected a tensor$"),
+        (
+            lambda s: s.update({"1.running_var": torch.full((4,), float("nan"))}),
+            r"^here: 1\.running_var holds NaN or infinity$",
+        ),
+    ],
+)
+def test_refuses_states_that_do_not_fit(model, change, message):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = {name: value + 1 for name, value in before.items()}
+    change(state)
+    with pytest.raises(ModelError, match=message):
+        load_state(model, state, "here")
+    assert all(torch.equal(before[name], v) for name, v in model.state_dict().items())
+
+
+def test_loads_a_state_that_fits(model):
+    state = {name: value + 1 for name, value in model.state_dict().items()}
+    load_state(model, state, "here")
+    assert all(torch.equal(state[name], v) for name, v in model.state_dict().items())
+    with pytest.raises(ModelError, match=r"^here: is list, expected a state dictionary$"):
+        load_state(model, [1], "here")

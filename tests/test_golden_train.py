@@ -1,0 +1,176 @@
+"""A short training learns, can be resumed bit for bit, and leaves files that fit together."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from palquant.errors import ConfigurationError, ModelError
+from palquant.golden import train as training
+from palquant.golden.checkpoint import load_checkpoint, save_checkpoint
+from palquant.golden.data import load_digits_split
+from palquant.golden.models import NetworkConfig, ResidualNetwork
+from palquant.golden.reference import predict, run
+from palquant.golden.train import TrainConfig, split_parameters, train
+from palquant.sw.model import load_model
+from palquant.sw.normalize import to_codes
+
+SHORT = TrainConfig(base_width=3, groups=2, epochs=3, batch_size=48, seed=5)
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    return train(SHORT, tmp_path_factory.mktemp("run"), progress=False)
+
+
+def test_learns(result):
+    assert [entry["epoch"] for entry in result.history] == [1, 2, 3]
+    assert result.history[-1]["loss"] < 0.75 * result.history[0]["loss"]
+    assert result.top1 > 0.6
+
+
+def test_top1_is_that_of_the_integer_graph_in_the_model_file(result):
+    graph = load_model(result.model)
+    split = load_digits_split(SHORT.split_seed)
+    outputs = run(graph, to_codes(split.test_images, graph.input))
+    assert np.mean(predict(graph, outputs) == split.test_labels) == result.top1
+    assert graph.metadata["top1"] == result.top1
+    assert graph.metadata["name"] == "w3-g2-w2a2"
+    assert graph.metadata["training"]["config"] == dataclasses.asdict(SHORT)
+
+
+def test_metrics_are_the_history(result):
+    lines = result.metrics.read_text().splitlines()
+    assert [json.loads(line) for line in lines] == result.history
+    assert {path.name for path in result.model.parent.iterdir()} == {
+        "model.npz", "metrics.jsonl", "checkpoint.pt"
+    }  # fmt: skip
+
+
+def interrupt_after(monkeypatch, epochs):
+    """Raise at the end of an epoch, before its checkpoint is written."""
+    calls = []
+    original = training.evaluate
+
+    def evaluate(*arguments):
+        calls.append(1)
+        if len(calls) > epochs:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(training, "evaluate", evaluate)
+
+
+def test_resumed_equals_uninterrupted(result, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            train(SHORT, tmp_path, progress=False)
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+    assert not (tmp_path / "model.npz").exists()
+    torch.manual_seed(99)  # the global generator plays no part
+    resumed = train(SHORT, tmp_path, resume=True, progress=False)
+    assert resumed.history == result.history
+    entries = ("config", "epoch", "history", "model", "sgd", "adam")
+    first, second = (load_checkpoint(r.checkpoint, *entries) for r in (result, resumed))
+    assert first["epoch"] == second["epoch"] == 3
+    for name, value in first["model"].items():
+        assert torch.equal(value, second["model"][name]), name
+    for optimizer in ("sgd", "adam"):
+        for index, state in first[optimizer]["state"].items():
+            for name, value in state.items():
+                assert torch.equal(value, second[optimizer]["state"][index][name])
+    assert result.model.read_bytes() == resumed.model.read_bytes()
+
+
+def test_resuming_a_finished_run_changes_nothing(result):
+    before = result.model.read_bytes()
+    again = train(SHORT, result.model.parent, resume=True, progress=False)
+    assert again.history == result.history
+    assert result.model.read_bytes() == before
+
+
+def test_resume_refuses_another_configuration(result):
+    other = dataclasses.replace(SHORT, learning_rate=0.02)
+    message = r"checkpoint\.pt: was trained with learning_rate=0\.1, not 0\.02$"
+    with pytest.raises(ModelError, match=message):
+        train(other, result.model.parent, resume=True, progress=False)
+
+
+def test_resume_refuses_optimisers_that_do_not_fit(result, tmp_path):
+    entries = ("config", "epoch", "history", "model", "sgd", "adam")
+    content = load_checkpoint(result.checkpoint, *entries)
+    content["adam"] = content["sgd"]
+    save_checkpoint(content, tmp_path / "checkpoint.pt")
+    with pytest.raises(ModelError, match=r"checkpoint\.pt: adam does not fit: "):
+        train(SHORT, tmp_path, resume=True, progress=False)
+
+
+def test_without_resume_a_run_starts_anew(tmp_path):
+    tiny = TrainConfig(base_width=1, groups=1, epochs=1, batch_size=400)
+    first = train(tiny, tmp_path, progress=False)
+    second = train(tiny, tmp_path, progress=False)
+    assert first.history == second.history
+    shifted = train(dataclasses.replace(tiny, augment=not tiny.augment), tmp_path, progress=False)
+    assert shifted.history != first.history
+
+
+def test_progress_bar_goes_to_standard_error(tmp_path, capfd):
+    train(TrainConfig(base_width=1, groups=1, epochs=1, batch_size=700), tmp_path)
+    captured = capfd.readouterr()
+    assert "w1-g1-w2a2" in captured.err
+    assert captured.out == ""
+
+
+def test_a_loss_that_diverges_is_an_error(tmp_path):
+    config = TrainConfig(base_width=1, groups=1, epochs=3, learning_rate=1e30)
+    message = r"^epoch 1: .* is NaN or infinite; try a smaller learning_rate$"
+    with pytest.raises(ModelError, match=message):
+        train(config, tmp_path, progress=False)
+
+
+def test_an_unusable_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ModelError, match=r"file: cannot make this folder: File exists$"):
+        train(SHORT, tmp_path / "file", progress=False)
+
+
+def test_threads_are_given_back(tmp_path):
+    before = torch.get_num_threads()
+    train(TrainConfig(base_width=1, groups=1, epochs=1, batch_size=700, threads=2), tmp_path,
+          progress=False)  # fmt: skip
+    assert torch.get_num_threads() == before
+
+
+def test_quantiser_parameters_go_to_adam():
+    model = ResidualNetwork(NetworkConfig(base_width=1))
+    weights, quantizers = split_parameters(model)
+    names = {id(p): name for name, p in model.named_parameters()}
+    published = (".lower", ".upper", ".output_scale")
+    assert all(names[id(p)].endswith(published) for p in quantizers)
+    assert not any(names[id(p)].endswith(published) for p in weights)
+    assert len(weights) + len(quantizers) == len(names)
+    assert len(quantizers) == 5 * 10  # six 3x3, two 1x1 and two shuffle convolutions
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "^epochs must be a positive integer, not 0$"),
+        ({"batch_size": -1}, "^batch_size must be a positive integer, not -1$"),
+        ({"threads": 0}, "^threads must be a positive integer, not 0$"),
+        (
+            {"learning_rate": float("nan")},
+            r"^learning_rate must be .* at least 0, not nan$",
+        ),
+        ({"weight_decay": -0.1}, r"^weight_decay must be .* at least 0, not -0\.1$"),
+        ({"seed": -1}, "^seeds must be at least 0, not -1$"),
+        ({"batch_size": 5000}, "^batch_size 5000 exceeds the 1438 training images$"),
+        ({"groups": 0}, "^groups must be a positive integer, not 0$"),
+    ],
+)
+def test_refuses_bad_configurations(tmp_path, changes, message):
+    with pytest.raises(ConfigurationError, match=message):
+        train(TrainConfig(**changes), tmp_path, progress=False)
