@@ -9,12 +9,13 @@ from palquant.hw import isa
 from palquant.hw.config import Geometry
 from palquant.hw.isa import Base, Memory, Opcode
 from palquant.sw.deadlock import check_deadlock
-from palquant.sw.emit import Emitter, Policy
+from palquant.sw.emit import Emitter
 from palquant.sw.graph import Convolution, Graph
 from palquant.sw.image import LayerRecord, MemoryImage, seal
 from palquant.sw.layer import Layer
 from palquant.sw.network import PlacedNetwork, place_network
 from palquant.sw.schedule import Instruction, Step, insert_tokens, order_steps
+from palquant.sw.tile import Policy
 
 #: Largest share of a memory that one tensor may keep: tried in this order until all layers fit.
 RESIDENT_SHARES = (1.0, 0.5, 0.25, 0.0)
@@ -72,13 +73,12 @@ def _resident_constants(steps: list[Step], geometry: Geometry) -> list[Instructi
     They then are loaded once, before the first image of a doorbell.
     """
     moved = [load for step in steps for load in step.loads if _is_constant(load)]
-    taken: dict[int, int] = {Memory.WEIGHT: 0, Memory.PARAMETER: 0}
-    for load in moved:
-        access = load.accesses[0]
-        taken[load.fields["memory"]] = max(taken[load.fields["memory"]], access.high)
-        overlap = [other for other in moved if other is not load and other.conflicts(load)]
-        if overlap:
+    ends: dict[int, int] = {}
+    for load in moved:  # rings hand out rising addresses until they start over
+        chip = load.accesses[0]
+        if chip.low < ends.get(load.fields["memory"], 0):
             return []
+        ends[load.fields["memory"]] = chip.high
     for step in steps:
         step.loads = [load for load in step.loads if not _is_constant(load)]
     return moved

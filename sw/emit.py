@@ -1,7 +1,6 @@
 """Turns a placed layer into steps: loads, one COMPUTE, stores; for each tile of output rows.
 
-Tensors that fit stay in on-chip memory from the layer that makes them to the last that reads them;
-others pass through row by row. ``Emitter`` keeps track of both; the fields of the COMPUTE itself
+What stays on chip and how tall a tile is, is decided in ``tile``; the fields of the COMPUTE itself
 are filled in by ``compute_fields``.
 """
 
@@ -13,7 +12,7 @@ from palquant.errors import CapacityError
 from palquant.hw import isa
 from palquant.hw.config import PARAMETER_ROWS, Geometry
 from palquant.hw.isa import Base, Memory, Opcode
-from palquant.sw.allocate import FreeList, Ring
+from palquant.sw.allocate import Ring
 from palquant.sw.compute_fields import TileAddresses, compute_fields
 from palquant.sw.graph import Convolution, Kind
 from palquant.sw.layer import Layer
@@ -22,21 +21,9 @@ from palquant.sw.network import PlacedNetwork
 from palquant.sw.pack import group_input, pack_parameters, pack_weights
 from palquant.sw.schedule import Instruction, Step
 from palquant.sw.segments import Segment, cut_segments
+from palquant.sw.tile import OnChip, Policy, Tiling, home, input_rows
 
 MAX_ROW_BEATS = (1 << 16) - 1
-
-
-@dataclass(frozen=True)
-class Policy:
-    """How generously on-chip memory is given to whole tensors.
-
-    Parameters:
-        resident: Largest share of a memory that one tensor may keep.
-        keep_all: Store every tensor to DRAM, so that each can be compared.
-    """
-
-    resident: float
-    keep_all: bool
 
 
 @dataclass
@@ -74,19 +61,12 @@ class Emitter:
         g = network.geometry
         self.network = network
         self.geometry: Geometry = g
-        self.policy = policy
         self.constants = ConstantData(0, g.bus_bytes)
         self.offsets: dict[str, int] = {}
         self.output_bytes = 0
-        words_per_beat = max(1, g.bus_bits // g.activation_bits_per_word)
-        self.memories = {
-            Memory.ACTIVATION: FreeList(g.activation_words, words_per_beat),
-            Memory.RESIDUAL: FreeList(g.residual_words),
-            Memory.OUTPUT: FreeList(g.output_words, words_per_beat),
-        }
         self.weights = Ring(g.weight_words)
         self.parameters = Ring(g.parameter_slots)
-        self.resident: dict[str, int] = {}
+        self.chip = OnChip(g, policy, network.graph.output.name)
         self.steps: list[Step] = []
 
     def emit(self) -> list[Step]:
@@ -100,20 +80,6 @@ class Emitter:
         return self.steps
 
     # Tensors
-
-    def _home(self, layout: TensorLayout) -> Memory:
-        return Memory.ACTIVATION if layout.type.kind is Kind.CODES else Memory.RESIDUAL
-
-    def _try_resident(self, layout: TensorLayout) -> bool:
-        """Keep a whole tensor on chip if the policy and the memory allow."""
-        memory = self.memories[self._home(layout)]
-        if layout.words > self.policy.resident * memory.size:
-            return False
-        start = memory.allocate(layout.words)
-        if start is None:
-            return False
-        self.resident[layout.name] = start
-        return True
 
     def _dram(self, layout: TensorLayout) -> int:
         """Offset of a tensor in the output region, allotted when first asked for."""
@@ -130,116 +96,28 @@ class Emitter:
         reads = [source] + ([net.layouts[layer.residual]] if layer.residual else [])
         writes = [net.layouts[name] for name in layer.outputs]
         is_input = source.name == net.graph.input.name
-        fresh_input = is_input and source.name not in self.resident and self._try_resident(source)
+        fresh_input = is_input and source.name not in self.chip.resident and self.chip.keep(source)
         kept = {}
         for layout in writes:
             used = net.last_use(layout.name) > index
             logits = layout.type.kind is Kind.LOGITS
-            kept[layout.name] = used and not logits and self._try_resident(layout)
-        rows, buffers = self._tile(layer, reads, writes, kept)
+            kept[layout.name] = used and not logits and self.chip.keep(layout)
+        tiling = self.chip.tile(layer, reads, writes, kept)
+        rows = tiling.rows
         segments = self._segments(layer)
         height = layer.shape.height
         for number, first in enumerate(range(0, height, rows)):
             last = min(first + rows, height)
-            slot = number % 2
-            tile = self._addresses(layer, reads, writes, kept, buffers, slot, first, last)
+            tile = self._addresses(layer, reads, writes, kept, tiling, first, last)
             loads = self._tile_loads(index, layer, reads, tile, fresh_input and number == 0)
             steps = [self._step(index, layer, tile, segment) for segment in segments]
             steps[0].loads = loads + steps[0].loads
             steps[-1].stores += self._tile_stores(index, writes, tile, first, last)
             self.steps += steps
-        for memory, start in buffers.values():
-            for address in start:
-                self.memories[memory].release(address)
-        for name in list(self.resident):
+        self.chip.release_buffers(tiling)
+        for name in list(self.chip.resident):
             if net.last_use(name) <= index:
-                self.memories[self._home(net.layouts[name])].release(self.resident.pop(name))
-
-    def _input_rows(self, layer: Layer, first: int, last: int) -> tuple[int, int, int]:
-        """Row of the first tap, and the rows that exist, for output rows first to last - 1."""
-        kernel, stride, padding = _window(layer)
-        top = first * stride - padding
-        bottom = (last - 1) * stride - padding + kernel
-        return top, max(0, top), min(layer.input_shape.height, bottom)
-
-    def _tile(
-        self,
-        layer: Layer,
-        reads: list[TensorLayout],
-        writes: list[TensorLayout],
-        kept: dict[str, bool],
-    ) -> tuple[int, dict[str, tuple[Memory, list[int]]]]:
-        """Rows of a tile and its buffers: the tallest tile whose buffers fit."""
-        height = layer.shape.height
-        shortage: tuple[Memory, int] | None = None
-        for count in range(1, height + 1):
-            rows = -(-height // count)
-            if rows > 1 and count > 1 and rows == -(-height // (count - 1)):
-                continue
-            copies = 1 if count == 1 else 2
-            wanted = self._buffers(layer, reads, writes, kept, rows)
-            buffers: dict[str, tuple[Memory, list[int]]] = {}
-            shortage = None
-            for name, (memory, words) in wanted.items():
-                starts = [self.memories[memory].allocate(words) for _ in range(copies)]
-                got = [start for start in starts if start is not None]
-                buffers[name] = (memory, got)
-                if len(got) < copies:
-                    shortage = (memory, words * copies)
-                    break
-            if shortage is None and self._extents_fit(layer, rows):
-                return rows, buffers
-            for memory, got in buffers.values():
-                for start in got:
-                    self.memories[memory].release(start)
-        if shortage is None:
-            raise CapacityError(
-                f"{layer.name}: rows of {layer.shape.width} pixels exceed the "
-                f"{isa.EXTENT_BITS}-bit extents of an instruction"
-            )
-        memory, words = shortage
-        raise CapacityError(
-            f"{layer.name}: a tile of one output row needs {words} words of {memory.name.lower()} "
-            f"memory beside what stays there; geometry {self.geometry.name} has "
-            f"{self.memories[memory].size}"
-        )
-
-    def _extents_fit(self, layer: Layer, rows: int) -> bool:
-        limit = (1 << isa.EXTENT_BITS) - 1
-        _, first, last = self._input_rows(layer, 0, rows)
-        widest = max(layer.shape.width, layer.input_shape.width)
-        return max(rows, widest, last - first) <= limit
-
-    def _buffers(
-        self,
-        layer: Layer,
-        reads: list[TensorLayout],
-        writes: list[TensorLayout],
-        kept: dict[str, bool],
-        rows: int,
-    ) -> dict[str, tuple[Memory, int]]:
-        """Words of each buffer that a tile of ``rows`` output rows needs, by role and tensor."""
-        wanted: dict[str, tuple[Memory, int]] = {}
-        for role, layout in zip(("input", "residual"), reads, strict=False):
-            if layout.name not in self.resident:
-                if role == "residual":
-                    tall = rows
-                else:
-                    kernel, stride, _ = _window(layer)
-                    tall = min(layer.input_shape.height, (rows - 1) * stride + kernel)
-                wanted[f"read {layout.name}"] = (self._home(layout), tall * layout.row_words)
-        for layout in writes:
-            words = rows * layout.row_words
-            if layout.type.kind is Kind.CODES:
-                if self._to_dram(layout, kept):
-                    wanted[f"write {layout.name}"] = (Memory.OUTPUT, words)
-            elif not kept[layout.name]:
-                wanted[f"write {layout.name}"] = (Memory.RESIDUAL, words)
-        return wanted
-
-    def _to_dram(self, layout: TensorLayout, kept: dict[str, bool]) -> bool:
-        is_result = layout.name == self.network.graph.output.name
-        return self.policy.keep_all or is_result or not kept[layout.name]
+                self.chip.release(net.layouts[name])
 
     def _addresses(
         self,
@@ -247,21 +125,24 @@ class Emitter:
         reads: list[TensorLayout],
         writes: list[TensorLayout],
         kept: dict[str, bool],
-        buffers: dict[str, tuple[Memory, list[int]]],
-        slot: int,
+        tiling: Tiling,
         first: int,
         last: int,
     ) -> TileAddresses:
         """Where one tile finds its inputs and puts its results."""
-        tap, low, high = self._input_rows(layer, first, last)
+        tap, low, high = input_rows(layer, first, last)
 
         def find(prefix: str, layout: TensorLayout) -> int | None:
-            found = buffers.get(f"{prefix} {layout.name}")
-            return None if found is None else found[1][slot % len(found[1])]
+            if f"{prefix} {layout.name}" not in tiling.buffers:
+                return None
+            _, starts = tiling.buffers[f"{prefix} {layout.name}"]
+            return starts[first // tiling.rows % len(starts)]
 
         source = reads[0]
         buffer = find("read", source)
-        start = self.resident[source.name] + low * source.row_words if buffer is None else buffer
+        start = (
+            self.chip.resident[source.name] + low * source.row_words if buffer is None else buffer
+        )
         tile = TileAddresses(
             first_row=first,
             rows=last - first,
@@ -275,13 +156,13 @@ class Emitter:
             buffer = find("read", layout)
             resident = buffer is None
             tile.residual_in = (
-                self.resident[layout.name] + first * layout.row_words if resident else buffer
+                self.chip.resident[layout.name] + first * layout.row_words if resident else buffer
             )
         for layout in writes:
             buffer = find("write", layout)
             resident_start = None
             if kept[layout.name]:
-                resident_start = self.resident[layout.name] + first * layout.row_words
+                resident_start = self.chip.resident[layout.name] + first * layout.row_words
             tile.resident[layout.name] = resident_start
             tile.buffer[layout.name] = buffer
         return tile
@@ -298,12 +179,12 @@ class Emitter:
         loads = []
         source = reads[0]
         if fresh_input:
-            start = self.resident[source.name]
+            start = self.chip.resident[source.name]
             loads += self._rows(Opcode.LOAD, index, source, start, 0, source.shape.height)
-        elif source.name not in self.resident:
+        elif source.name not in self.chip.resident:
             rows = tile.input_rows
             loads += self._rows(Opcode.LOAD, index, source, tile.input_start, tile.input_low, rows)
-        if len(reads) > 1 and reads[1].name not in self.resident:
+        if len(reads) > 1 and reads[1].name not in self.chip.resident:
             assert tile.residual_in is not None
             loads += self._rows(
                 Opcode.LOAD, index, reads[1], tile.residual_in, tile.first_row, tile.rows
@@ -317,10 +198,9 @@ class Emitter:
         for layout in writes:
             start = tile.buffer[layout.name]
             memory = Memory.OUTPUT if layout.type.kind is Kind.CODES else Memory.RESIDUAL
-            if start is None and memory is Memory.RESIDUAL:
-                is_result = layout.name == self.network.graph.output.name
-                if self.policy.keep_all or is_result:
-                    start = tile.resident[layout.name]
+            kept = {layout.name: start is None}
+            if start is None and memory is Memory.RESIDUAL and self.chip.goes_to_dram(layout, kept):
+                start = tile.resident[layout.name]
             if start is not None:
                 stores += self._rows(
                     Opcode.STORE, index, layout, start, first, last - first, memory
@@ -352,7 +232,7 @@ class Emitter:
                     opcode,
                     {
                         "layer": index,
-                        "memory": self._home(layout) if memory is None else memory,
+                        "memory": home(layout) if memory is None else memory,
                         "base": base,
                         "rows": 1,
                         "row_beats": count * layout.row_beats,
@@ -459,10 +339,3 @@ class Emitter:
             )
             for done in range(0, beats, MAX_ROW_BEATS)
         ]
-
-
-def _window(layer: Layer) -> tuple[int, int, int]:
-    """Height, vertical stride and vertical padding of a layer's window."""
-    node = layer.operation
-    kernel = node.weight.shape[2] if isinstance(node, Convolution) else node.kernel[0]
-    return kernel, node.stride[0], node.padding[0]
