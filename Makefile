@@ -1,0 +1,58 @@
+# Everything a person does with a checkout. `make` alone lists it.
+
+PYTHON ?= python3.11
+ARGS ?=
+
+# The environment is made anew where its description changed: the name of the stamp says which
+# description it was made from, whatever the clock says.
+DESCRIPTION := pyproject.toml constraints.txt scripts/setup.sh
+STAMP := .venv/setup-$(shell cat $(DESCRIPTION) 2>/dev/null | sha256sum | cut -c 1-16)
+BIN := .venv/bin
+# Folders that are packages of palquant; see [tool.setuptools.package-dir] in pyproject.toml.
+PACKAGES := golden hw sim sw
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint format docs docs-check constraints clean
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Make .venv with all tools (the other targets do this themselves)
+
+$(STAMP): $(DESCRIPTION)
+	PYTHON=$(PYTHON) scripts/setup.sh
+	rm -f .venv/setup-*
+	touch $@
+
+run: $(STAMP) ## Train, compile, simulate the RTL and compare every value, end to end
+	$(BIN)/python -m palquant.demo $(ARGS)
+
+test: $(STAMP) ## Run all tests on two cores; ARGS="-k mac" runs some
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(STAMP) ## Check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf build/types
+	mkdir -p build/types/palquant
+	ln -s $(CURDIR)/palquant/* $(addprefix $(CURDIR)/,$(PACKAGES)) build/types/palquant
+	$(BIN)/mypy
+
+format: $(STAMP) ## Format the code, and mend what ruff can mend
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+docs: $(STAMP) ## Write the generated tables of docs/ anew
+	$(BIN)/python scripts/docs_tables.py
+
+docs-check: $(STAMP) ## Check the generated tables, links and file names in docs/
+	$(BIN)/python -m pytest -q tests/test_docs.py
+
+constraints: $(STAMP) ## Write constraints.txt from the versions in .venv
+	{ sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip list --format=freeze \
+		--exclude palquant --exclude pip | sed 's/+.*//'; } > constraints.new
+	mv constraints.new constraints.txt
+
+clean: ## Remove everything that was made, but .venv
+	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis results.xml
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
