@@ -60,21 +60,47 @@ class Builder:
 
     def start(self, channels: int, height: int, width: int, images: int = 2) -> str:
         norm = Normalization((0.0,) * channels, (1.0,) * channels, 1 / 127)
-        node = Input(name="image", shape=Shape(channels, height, width), bits=8, zero_point=128,
-                     normalization=norm)
+        node = Input(
+            name="image",
+            shape=Shape(channels, height, width),
+            bits=8,
+            zero_point=128,
+            normalization=norm,
+        )
         self.codes = self.rng.integers(0, 256, (images, channels, height, width), np.uint8)
         return self.add(node)
 
-    def convolution(self, name, source, outputs, bits, *, groups=1, kernel=(3, 3), stride=(1, 1),
-                    padding=(1, 1), quantized=True):
+    def convolution(
+        self,
+        name,
+        source,
+        outputs,
+        bits,
+        *,
+        groups=1,
+        kernel=(3, 3),
+        stride=(1, 1),
+        padding=(1, 1),
+        quantized=True,
+    ):
         channels = self.values[source].shape[1]
         shape = (outputs, channels // groups, *kernel)
         weight = self.rng.integers(0, 1 << bits, shape, np.uint8)
         alpha, beta = self.choose((2, (1 << bits) - 1), (1, 1 << (bits - 1)))
-        return self.add(Convolution(
-            name=name, input=source, weight=weight, weight_bits=bits, alpha=alpha, beta=beta,
-            groups=groups, stride=stride, padding=padding, quantized=quantized,
-        ))
+        return self.add(
+            Convolution(
+                name=name,
+                input=source,
+                weight=weight,
+                weight_bits=bits,
+                alpha=alpha,
+                beta=beta,
+                groups=groups,
+                stride=stride,
+                padding=padding,
+                quantized=quantized,
+            )
+        )
 
     def affine(self, name, source, bits=None, low=None, high=None):
         """Scale each channel into about 80 % of the residual's range, or into low..high."""
@@ -96,8 +122,16 @@ class Builder:
         middle = values.astype(float).mean(axis=1)
         offset = np.round((low + high) / 2 * 2.0**shift - scale * middle)
         offset = np.clip(offset + 2.0 ** np.maximum(shift - 1, 0), -(2**30), 2**30)
-        return self.add(Affine(name=name, input=source, scale=scale, shift=shift, bits=bits,
-                               offset=offset.astype(np.int64)))
+        return self.add(
+            Affine(
+                name=name,
+                input=source,
+                scale=scale,
+                shift=shift,
+                bits=bits,
+                offset=offset.astype(np.int64),
+            )
+        )
 
     def quantize(self, name, source, bits):
         values = self.values[source]
@@ -112,8 +146,9 @@ class Builder:
         thresholds = np.quantile(flat, points, axis=1, method="nearest").T.astype(np.int64)
         extreme = self.rng.random(len(flat)) < 0.05  # channels that never switch
         thresholds[extreme] = self.choose(-(1 << 29), 1 << 29)
-        return self.add(Quantize(name=name, input=source, thresholds=thresholds, negate=negate,
-                                 bits=bits))
+        return self.add(
+            Quantize(name=name, input=source, thresholds=thresholds, negate=negate, bits=bits)
+        )
 
     def relu(self, name, source):
         return self.add(Relu(name=name, input=source))
@@ -133,8 +168,9 @@ class Builder:
         pool = self.add(SumPool(name="pool", input=source, kernel=(height, width), stride=(1, 1)))
         scaled = self.affine("pool.affine", pool, low=0, high=255)
         codes = self.add(Clamp(name="classifier.quantize", input=scaled))
-        acc = self.convolution("classifier", codes, classes, 8, kernel=(1, 1), padding=(0, 0),
-                               quantized=False)
+        acc = self.convolution(
+            "classifier", codes, classes, 8, kernel=(1, 1), padding=(0, 0), quantized=False
+        )
         offset = self.rng.integers(-(2**20), 2**20, classes)
         scale = self.rng.uniform(0.5, 2.0, classes)
         return self.add(Logits(name="logits", input=acc, offset=offset, scale=scale))
@@ -156,16 +192,32 @@ def basic_block(b: Builder, name: str, x: str, outputs: int, groups: int, stride
     size = b.choose(1, 3, 5)
     pad = (size // 2, size // 2)
     first = codes_for(b, f"{name}.quantize1", x, bits)
-    acc = b.convolution(f"{name}.conv1", first, outputs, weight_bits, groups=groups,
-                        kernel=(size, size), stride=(stride, stride), padding=pad)
+    acc = b.convolution(
+        f"{name}.conv1",
+        first,
+        outputs,
+        weight_bits,
+        groups=groups,
+        kernel=(size, size),
+        stride=(stride, stride),
+        padding=pad,
+    )
     middle_bits = b.choose(2, 4)
     middle = b.quantize(f"{name}.quantize2", acc, middle_bits)
     acc = b.convolution(f"{name}.conv2", middle, outputs, b.choose(2, 4, 8), groups=groups)
     r = b.affine(f"{name}.affine2", acc)
     if stride != 1 or b.values[x].shape[1] != outputs:
         other = codes_for(b, f"{name}.quantize3", x, b.choose(2, 4))
-        acc = b.convolution(f"{name}.downsample", other, outputs, b.choose(2, 4), groups=groups,
-                            kernel=(1, 1), stride=(stride, stride), padding=(0, 0))
+        acc = b.convolution(
+            f"{name}.downsample",
+            other,
+            outputs,
+            b.choose(2, 4),
+            groups=groups,
+            kernel=(1, 1),
+            stride=(stride, stride),
+            padding=(0, 0),
+        )
         x = b.affine(f"{name}.identity", acc)
         if groups > 1 and b.flip():
             r = b.shuffle(f"{name}.shuffle", r, groups)
@@ -181,8 +233,15 @@ def cyclic_shuffle(b: Builder, name: str, x: str, groups: int) -> str:
         codes = b.quantize(f"{name}.quantize", x, b.choose(2, 4))
         codes = b.rotation(f"{name}.rotate", codes, groups)
     channels = b.values[x].shape[1]
-    acc = b.convolution(f"{name}.conv", codes, channels, b.choose(2, 4), groups=groups,
-                        kernel=(1, 1), padding=(0, 0))
+    acc = b.convolution(
+        f"{name}.conv",
+        codes,
+        channels,
+        b.choose(2, 4),
+        groups=groups,
+        kernel=(1, 1),
+        padding=(0, 0),
+    )
     r = b.relu(f"{name}.relu", b.affine(f"{name}.affine", acc))
     return b.add(Add(name=f"{name}.add", a=x, b=r))
 
@@ -197,16 +256,31 @@ def random_network(draw: Draw) -> Builder:
     width = groups * draw(1, 20)
     size = b.choose(1, 3, 5, 7)
     stride = b.choose(1, 2)
-    acc = b.convolution("stem", x, width, 8, kernel=(size, size), stride=(stride, stride),
-                        padding=(size // 2, size // 2), quantized=False)
+    acc = b.convolution(
+        "stem",
+        x,
+        width,
+        8,
+        kernel=(size, size),
+        stride=(stride, stride),
+        padding=(size // 2, size // 2),
+        quantized=False,
+    )
     x = b.affine("stem.affine", acc)
     if b.flip():
         x = b.relu("stem.relu", x)
     if b.flip():
         kernel, pad = b.choose((3, 1), (2, 1), (1, 0))
         stride = b.choose(1, 2)
-        x = b.add(MaxPool(name="maxpool", input=x, kernel=(kernel, kernel),
-                          stride=(stride, stride), padding=(pad, pad)))
+        x = b.add(
+            MaxPool(
+                name="maxpool",
+                input=x,
+                kernel=(kernel, kernel),
+                stride=(stride, stride),
+                padding=(pad, pad),
+            )
+        )
     for index in range(draw(1, 3)):
         stride = b.choose(1, 2)
         # shuffles need each old group to give channels to each new one, evenly or not
