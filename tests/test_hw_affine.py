@@ -120,6 +120,15 @@ def test_extreme_operands():
     check(slots, beats)
 
 
+def test_overflow_above_32_bits():
+    """Results beyond 32 bits whose low 32 bits alone would look like 0 or -1."""
+    slots = [[(1 << 14, 0, 0, 1), (1 << 14, -1, 0, 1)]]
+    controls = PLAIN | {"affine": 1}
+    beats = [(0, controls, [sign << 20, sign << 20], [0, 0], 0) for sign in (1, -1)]
+    assert run(GEOMETRY, slots, beats)[0] == [[32767, 32767], [-32768, -32768]]
+    check(slots, beats)
+
+
 def test_every_shift_rounds_down():
     rng = random.Random(1)
     geometry = small_geometry("shifts", parameter_slots=64)
