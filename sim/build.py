@@ -1,0 +1,246 @@
+"""Builds simulators, and keeps them: a build whose inputs are all the same is never repeated.
+
+A build's key is a hash of everything that goes into it: the Verilog text, the C++ sources, the
+options and the versions of the tools. Builds are made aside and moved into place when complete,
+under a lock, so that parallel test runs neither see half a build nor do the work twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from palquant.errors import ToolError
+from palquant.sim import process
+from palquant.sim.poison import remove_initial_values
+from palquant.sim.toolchain import Toolchain, find_toolchain, require_wave_headers
+
+#: Environment variable that names the cache folder.
+CACHE_VARIABLE = "PALQUANT_CACHE"
+#: The Verilog module that is the machine.
+TOP = "palquant"
+
+_SOURCES = Path(__file__).parent
+_DRIVER_SOURCES = ("driver.cpp", "options.cpp", "memory.cpp")
+_DRIVER_HEADERS = ("bench.h", "lite.h", "memory.h", "options.h", "profile.h")
+
+#: Verilator's options for every build. Values at power-on are random (``--x-initial unique``);
+#: assignments of X, which the gateware has none of, may become whatever is fastest.
+VERILATOR_OPTIONS = (
+    "-O3", "--x-assign", "fast", "--x-initial", "unique", "--no-assert", "-Wno-fatal", "-Wno-lint",
+    "-Wno-style",
+)  # fmt: skip
+
+#: Compiler flags of Verilator's runtime library, which is hardly used while the clock runs.
+RUNTIME_FLAGS = "-O1"
+
+
+def cache_folder() -> Path:
+    """Where builds are kept.
+
+    ``$PALQUANT_CACHE`` if set; ``build/verilator`` in a checkout of this project (the current
+    folder has its ``pyproject.toml``); else ``~/.cache/palquant``.
+    """
+    if os.environ.get(CACHE_VARIABLE):
+        return Path(os.environ[CACHE_VARIABLE]).absolute()
+    project = Path("pyproject.toml")
+    with contextlib.suppress(OSError):
+        if project.is_file() and 'name = "palquant"' in project.read_text():
+            return Path("build/verilator").absolute()
+    return Path.home() / ".cache" / "palquant"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that determines one build.
+
+    Parameters:
+        label: What is built, for people.
+        files: Name to contents: what the build folder holds at the start.
+        verilator: Verilator's arguments, with file names relative to the build folder.
+        prefix: Name of the generated class and makefile.
+        product: The file that the build makes.
+        compiler_flags: Optimisation flags for the generated C++.
+        shared: C++ sources that do not depend on the machine: compiled once for all machines.
+    """
+
+    label: str
+    files: dict[str, bytes]
+    verilator: tuple[str, ...]
+    prefix: str
+    product: str
+    compiler_flags: str
+    shared: tuple[str, ...] = ()
+
+    def key(self, toolchain: Toolchain) -> str:
+        """Name of the build: equal inputs, equal name."""
+        parts = [self.runtime_key(toolchain).encode(), self.compiler_flags.encode()]
+        for name, contents in sorted(self.files.items()):
+            parts += [name.encode(), contents]
+        return digest(parts)
+
+    def runtime_key(self, toolchain: Toolchain) -> str:
+        """Name of the compiled code that does not depend on the machine.
+
+        That is Verilator's runtime library, and the shared sources.
+        """
+        options = (toolchain.versions, RUNTIME_FLAGS, self.prefix, self.product, *self.verilator)
+        parts = [item.encode() for item in options]
+        for name, contents in sorted(self.files.items()):
+            if name in self.shared or name.endswith(".h"):
+                parts += [name.encode(), contents]
+        return digest(parts)
+
+
+def digest(parts: Sequence[bytes]) -> str:
+    """Name of a build: a hash of everything that goes into it."""
+    state = hashlib.sha256()
+    for part in parts:
+        state.update(len(part).to_bytes(8, "little"))
+        state.update(part)
+    return state.hexdigest()[:24]
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def make(recipe: Recipe, cache: Path | None = None) -> Path:
+    """The product of a recipe, built now or earlier.
+
+    Parameters:
+        recipe: What to build.
+        cache: Folder of builds; :func:`cache_folder` if None.
+
+    Raises:
+        ToolError: A tool is missing, or failed; the message ends with its last words.
+    """
+    toolchain = find_toolchain()
+    cache = cache_folder() if cache is None else cache
+    key = recipe.key(toolchain)
+    product = cache / key / recipe.product
+    if product.is_file():
+        return product
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with _locked(cache / f"{key}.lock"):
+            if not product.is_file():
+                _build(recipe, toolchain, product.parent)
+    except OSError as error:
+        raise ToolError(f"cannot build {recipe.label} in {cache}: {error}") from error
+    return product
+
+
+def _build(recipe: Recipe, toolchain: Toolchain, target: Path) -> None:
+    aside = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
+    try:
+        for name, contents in recipe.files.items():
+            (aside / name).write_bytes(contents)
+        line = process.ProgressLine(f"building {recipe.label}")
+        commands: list[Sequence[str]] = [
+            [str(toolchain.verilator), "--cc", "--exe", "--Mdir", str(aside),
+             "--prefix", recipe.prefix, "-o", recipe.product, *recipe.verilator],
+            [toolchain.make, "-C", str(aside), "-f", f"{recipe.prefix}.mk",
+             "-j", str(os.cpu_count() or 1), f"CXX={toolchain.compiler}",
+             f"OPT_FAST={recipe.compiler_flags}",
+             f"OPT_GLOBAL={RUNTIME_FLAGS}"],
+        ]  # fmt: skip
+        log = aside / "build.log"
+        runtime = target.parent / f"runtime-{recipe.runtime_key(toolchain)}"
+        for command in commands:
+            if command[0] == toolchain.make and runtime.is_dir():
+                for item in runtime.iterdir():
+                    shutil.copyfile(item, aside / item.name)
+            status = process.run(
+                command,
+                log=log,
+                label=f"building {recipe.label}",
+                environment=toolchain.environment(),
+                folder=aside,
+                progress=line.update,
+            )
+            if status != 0:
+                name = Path(command[0]).name
+                kept = log.rename(target.with_suffix(".log"))
+                raise ToolError(
+                    f"building {recipe.label}: {name} failed with status {status}: "
+                    f"{process.complaint(kept)} (all it said: {kept})"
+                )
+        line.finish()
+        _keep_runtime(recipe, aside, runtime)
+        # Objects are several times the size of the program.
+        for item in aside.iterdir():
+            if item.suffix in (".o", ".a", ".gch", ".d") or item.name.startswith("."):
+                item.unlink()
+        shutil.rmtree(target, ignore_errors=True)
+        aside.rename(target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _keep_runtime(recipe: Recipe, build: Path, runtime: Path) -> None:
+    """Store objects that other machines' builds need as well: most of a small build's time."""
+    if runtime.is_dir():
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f"{runtime.name}.", dir=runtime.parent))
+    shared = [build / Path(name).with_suffix(".o") for name in recipe.shared]
+    for item in (*build.glob("verilated*.o"), *shared):
+        shutil.copyfile(item, aside / item.name)
+    try:
+        aside.rename(runtime)
+    except OSError:  # another build was faster
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def driver_recipe(verilog: str, *, label: str, waves: bool = False) -> Recipe:
+    """How to build the fast driver around a machine.
+
+    Parameters:
+        verilog: The machine, with top module :data:`TOP` and the ports of ``hw.top``.
+        label: What it is, for people.
+        waves: Whether it can record waveforms (FST); costs speed.
+    """
+    names = (*_DRIVER_SOURCES, *_DRIVER_HEADERS)
+    files = {name: (_SOURCES / name).read_bytes() for name in names}
+    files[f"{TOP}.v"] = remove_initial_values(verilog).encode()
+    options = [*VERILATOR_OPTIONS, "--top-module", TOP, "-CFLAGS", "-std=c++20"]
+    if waves:
+        options += ["--trace-fst", "--trace-structs"]
+    return Recipe(
+        label=label,
+        files=files,
+        verilator=(*options, f"{TOP}.v", *_DRIVER_SOURCES),
+        prefix=f"V{TOP}",
+        product="simulator",
+        compiler_flags="-O1" if waves else "-O3",
+        shared=("memory.cpp", "options.cpp"),
+    )
+
+
+def build_driver(verilog: str, *, label: str, waves: bool = False) -> Path:
+    """The fast driver around a machine, built or found.
+
+    Parameters:
+        verilog: The machine, with top module :data:`TOP` and the ports of ``hw.top``.
+        label: What it is, for people.
+        waves: Whether it can record waveforms (FST); costs speed.
+
+    Returns:
+        Path of the executable; ``options.h`` describes its command line.
+
+    Raises:
+        ToolError: A tool (or, for waves, a header) is missing, or a build failed.
+    """
+    if waves:
+        require_wave_headers(find_toolchain())
+    return make(driver_recipe(verilog, label=label, waves=waves))

@@ -1,0 +1,322 @@
+"""Runs the fast driver: a list of steps in, a report out.
+
+This layer knows files, processes and the driver's command line (``options.h``), and nothing of
+registers or programs: :mod:`palquant.sim.driver` knows those.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from palquant.errors import ExecutionError, ToolError
+from palquant.sim import process
+
+#: What a memory can be filled with; a path is read by the simulator itself, without a copy here.
+Contents = bytes | bytearray | memoryview | npt.NDArray[Any] | Path
+#: Called while a machine runs with (cycles since the doorbell, layer).
+Progress = Callable[[int, int], None]
+
+#: One stretch of cycles in which an engine did one thing: see ``Timeline`` in ``profile.h``.
+#: Cycles count from the doorbell of run ``run``; ``activity`` is 0 but for the compute engine.
+TIMELINE_TYPE = np.dtype(
+    [("first", "<u8"), ("last", "<u8"), ("layer", "<u2"), ("engine", "u1"), ("activity", "u1"),
+     ("run", "<u4")]
+)  # fmt: skip
+#: Values of ``engine`` in a timeline.
+TIMELINE_ENGINES = ("load", "compute", "store")
+
+# Exit status of the driver, ``Status`` in driver.cpp.
+_USAGE = 2
+_EXECUTION = (3, 4, 5)
+
+
+@dataclass(frozen=True)
+class Load:
+    """Fill memory from ``address`` on."""
+
+    address: int
+    contents: Contents
+
+
+@dataclass(frozen=True)
+class Write:
+    """Write a register."""
+
+    offset: int
+    value: int
+
+
+@dataclass(frozen=True)
+class Start:
+    """Write a register, and count cycles until the interrupt."""
+
+    offset: int
+    value: int
+
+
+@dataclass(frozen=True)
+class Read:
+    """Read a register; the value goes to :attr:`Report.reads`."""
+
+    offset: int
+
+
+@dataclass(frozen=True)
+class Dump:
+    """Read memory; the bytes go to :attr:`Report.dumps`."""
+
+    address: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Reset:
+    """Reset the machine; the memory keeps its contents."""
+
+
+Step = Load | Write | Start | Read | Dump | Reset
+
+
+@dataclass(frozen=True)
+class Bus:
+    """How the memory behind the AXI4 master behaves.
+
+    Parameters:
+        latency: Cycles from an address to its first data, and from the last data to the response.
+        stall: Probability, below 1, that a channel stalls in a cycle; each channel by itself.
+        interleave: Mix read data of different identifiers at random, beat by beat.
+        seed: Of stalls, of the poison in memory, and of registers and memories at power-on.
+        read_error: Byte address whose beats are answered SLVERR when read.
+        write_error: Byte address whose bursts are answered SLVERR when written.
+        mute: Channel (AR, R, AW, W, B) to the number of handshakes after which it never moves.
+    """
+
+    latency: int = 16
+    stall: float = 0.0
+    interleave: bool = False
+    seed: int = 0
+    read_error: int | None = None
+    write_error: int | None = None
+    mute: Mapping[str, int] = field(default_factory=dict)
+
+    def arguments(self) -> list[str]:
+        """The driver's command line for it."""
+        words = ["--latency", str(self.latency), "--stall", str(self.stall)]
+        words += ["--seed", str(self.seed)]
+        if self.interleave:
+            words.append("--interleave")
+        if self.read_error is not None:
+            words += ["--read-error", str(self.read_error)]
+        if self.write_error is not None:
+            words += ["--write-error", str(self.write_error)]
+        for channel, handshakes in self.mute.items():
+            words += ["--mute", f"{channel}:{handshakes}"]
+        return words
+
+
+@dataclass(frozen=True)
+class LayerActivity:
+    """Cycles that the compute engine spent on one activity for one layer.
+
+    Parameters:
+        layer: Layer number.
+        activity: Number of the activity (``hw.registers.Activity``).
+        cycles: How many.
+        first: First such cycle, counted from the doorbell.
+        last: Last such cycle.
+    """
+
+    layer: int
+    activity: int
+    cycles: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """One doorbell and what followed.
+
+    Parameters:
+        start: Cycle of the doorbell since power-on: waveform time is ten times the cycle.
+        cycles: Cycles from the doorbell to the interrupt.
+        outstanding: Bus transactions that were open at the interrupt.
+        activity: Where the cycles went; they add up to ``cycles``.
+    """
+
+    start: int
+    cycles: int
+    outstanding: int
+    activity: list[LayerActivity]
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What the memory saw of the AXI4 master."""
+
+    read_bursts: int
+    read_beats: int
+    write_bursts: int
+    write_beats: int
+    error_responses: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a simulation did.
+
+    Parameters:
+        runs: One for each :class:`Start`.
+        reads: One value for each :class:`Read`.
+        dumps: One array of bytes for each :class:`Dump`.
+        traffic: What the memory saw.
+        cycles: Clock cycles since power-on.
+        seconds: Wall time of all runs.
+        timeline: Array of :data:`TIMELINE_TYPE`, where it was asked for.
+    """
+
+    runs: list[Run]
+    reads: list[int]
+    dumps: list[npt.NDArray[np.uint8]]
+    traffic: Traffic
+    cycles: int
+    seconds: float
+    timeline: npt.NDArray[Any] | None
+
+
+def execute(
+    executable: Path,
+    steps: Sequence[Step],
+    *,
+    base: int,
+    size: int,
+    bus: Bus | None = None,
+    cycle_limit: int | None = None,
+    timeline: bool = False,
+    waves: Path | None = None,
+    waves_window: tuple[int, int] | None = None,
+    progress: Progress | None = None,
+    progress_seconds: float = 1.0,
+) -> Report:
+    """Carry out steps on a simulated machine.
+
+    Parameters:
+        executable: A build of the driver.
+        steps: What to do, in order.
+        base: First bus address of the memory.
+        size: Bytes of the memory; what no :class:`Load` fills is poison.
+        bus: How the memory behaves.
+        cycle_limit: Cycles after which a run counts as hanging.
+        timeline: Whether to record what each engine did when.
+        waves: File for waveforms (FST); needs an executable that records them.
+        waves_window: First and last cycle of the waveforms, counted from each doorbell.
+        progress: Called every ``progress_seconds`` of a run.
+        progress_seconds: See there.
+
+    Raises:
+        ExecutionError: The machine broke the bus protocol, did not answer a register access, or
+            did not raise the interrupt in time.
+        ToolError: The simulator could not be run, or did not understand its command line.
+    """
+    with tempfile.TemporaryDirectory(prefix="palquant-") as name:
+        folder = Path(name)
+        result = folder / "result.json"
+        command = [str(executable), "--base", str(base), "--size", str(size)]
+        command += ["--result", str(result), *(bus or Bus()).arguments()]
+        if cycle_limit is not None:
+            command += ["--cycle-limit", str(cycle_limit)]
+        if timeline:
+            command += ["--timeline", str(folder / "timeline")]
+        if waves is not None:
+            command += ["--waves", str(waves.absolute())]
+            if waves_window is not None:
+                command += ["--waves-from", str(waves_window[0])]
+                command += ["--waves-to", str(waves_window[1])]
+        if progress is not None:
+            command += ["--progress", str(progress_seconds)]
+        command += _step_arguments(steps, folder)
+        _run(command, folder / "log", progress)
+        return _report(folder, steps, timeline)
+
+
+def _step_arguments(steps: Sequence[Step], folder: Path) -> list[str]:
+    words: list[str] = []
+    for index, step in enumerate(steps):
+        match step:
+            case Load(address, Path() as path):
+                words += ["--load", f"{path.absolute()}@{address}"]
+            case Load(address, contents):
+                path = folder / f"load{index}"
+                if isinstance(contents, np.ndarray):
+                    contents.tofile(path)
+                else:
+                    path.write_bytes(contents)
+                words += ["--load", f"{path}@{address}"]
+            case Write(offset, value):
+                words += ["--write", f"{offset}={value}"]
+            case Start(offset, value):
+                words += ["--start", f"{offset}={value}"]
+            case Read(offset):
+                words += ["--read", str(offset)]
+            case Dump(address, length):
+                words += ["--dump", f"{folder / f'dump{index}'}@{address}:{length}"]
+            case Reset():
+                words.append("--reset")
+    return words
+
+
+def _run(command: Sequence[str], log: Path, progress: Progress | None) -> None:
+    try:
+        with process.start(command, log=log, pipe_output=True) as running:
+            assert running.stdout is not None
+            for line in running.stdout:
+                word, *numbers = line.split()
+                if word == "progress" and progress is not None:
+                    _, cycle, layer = map(int, numbers)
+                    progress(cycle, layer)
+            status = running.wait()
+    except OSError as error:
+        raise ToolError(f"cannot run the simulator {command[0]}: {error}") from error
+    if status in _EXECUTION:
+        raise ExecutionError(_first_line(log))
+    if status == _USAGE:
+        raise ToolError(f"the simulator refused: {_first_line(log)}")
+    if status != 0:
+        raise ToolError(f"the simulator failed with status {status}: {process.complaint(log)}")
+
+
+def _first_line(log: Path) -> str:
+    return log.read_text(errors="replace").partition("\n")[0]
+
+
+def _report(folder: Path, steps: Sequence[Step], timeline: bool) -> Report:
+    data = json.loads((folder / "result.json").read_text())
+    return Report(
+        runs=[
+            Run(
+                start=run["start"],
+                cycles=run["cycles"],
+                outstanding=run["outstanding"],
+                activity=[LayerActivity(*entry) for entry in run["activity"]],
+            )
+            for run in data["runs"]
+        ],
+        reads=[value for _, value in data["reads"]],
+        dumps=[
+            np.fromfile(folder / f"dump{index}", dtype=np.uint8)
+            for index, step in enumerate(steps)
+            if isinstance(step, Dump)
+        ],
+        traffic=Traffic(**data["traffic"]),
+        cycles=data["cycles"],
+        seconds=data["seconds"],
+        timeline=np.fromfile(folder / "timeline", dtype=TIMELINE_TYPE) if timeline else None,
+    )
