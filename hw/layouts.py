@@ -16,11 +16,13 @@ from palquant.hw.config import DIGIT_BITS, PARAMETER_BITS, Geometry
 from palquant.hw.registers import Activity
 
 __all__ = [
+    "ARRAY_CONTROL",
     "COMPUTE",
     "CONTROL",
     "IMAGE_HEADER",
     "MEMORY_BITS",
     "PARAMETER_CONTROL",
+    "POOL_CONTROL",
     "READABLE",
     "TRANSFER",
     "Activity",
@@ -56,6 +58,35 @@ IMAGE_HEADER = struct(isa.IMAGE_HEADER)
 MEMORY_BITS = 3
 #: Memories that STORE can read; the others only have a read port for the datapath.
 READABLE = (isa.Memory.RESIDUAL, isa.Memory.OUTPUT)
+
+
+#: What the array does with one pair of an activation word and a weight word.
+ARRAY_CONTROL = data.StructLayout(
+    {
+        "valid": 1,  # there is a pair
+        "clear": 1,  # the accumulators start from 0
+        "shift": 1,  # or from 4 times what they hold; neither: from what they hold
+        "count": 1,  # the activations add to S
+        "emit": 1,  # the sums are complete then, a Result
+        "tag": 1,  # tag, first, last, empty: of that Result
+        "first": 1,
+        "last": 1,
+        "empty": 1,
+    }
+)
+
+#: What the pooling unit does with one residual word.
+POOL_CONTROL = data.StructLayout(
+    {
+        "valid": 1,  # there is a word
+        "clear": 1,  # the window's first word
+        "sum": 1,  # an isa.PoolOperation: add up, otherwise take the largest
+        "emit": 1,  # the window's last word: a Pooled beat
+        "tag": 1,  # tag, first, last: of that beat
+        "first": 1,
+        "last": 1,
+    }
+)
 
 
 class _Interface(wiring.Signature):

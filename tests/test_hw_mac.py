@@ -8,7 +8,7 @@ import pytest
 from amaranth import Module, Signal
 
 from palquant.hw.mac import AdderTree, DotProduct, reference, tree_levels
-from tests.simulation import simulate
+from simulation import simulate
 
 
 def pack(values, bits):
