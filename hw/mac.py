@@ -16,15 +16,22 @@ from amaranth.lib.wiring import In, Out
 
 from palquant.hw.config import DIGIT_BITS
 
-__all__ = ["DEFAULT_REGISTERS", "AdderTree", "DotProduct", "reference", "tree_levels"]
+__all__ = [
+    "DEFAULT_REGISTERS",
+    "AdderTree",
+    "DotProduct",
+    "reference",
+    "tree_latency",
+    "tree_levels",
+]
 
 #: Levels of the adder tree that end in a register unless a unit is told otherwise: the products
 #: (level 0), so that only one look-up table follows a memory's output; the third level; and the
 #: sum of 32 lanes, so that the accumulator's adder starts from a register.
 DEFAULT_REGISTERS: tuple[int, ...] = (0, 3, 5)
 
-#: Bits of a product of two digits: 0 to 9.
-_PRODUCT_BITS = 2 * DIGIT_BITS
+#: Largest product of two digits.
+_PRODUCT_MAX = ((1 << DIGIT_BITS) - 1) ** 2
 
 
 def reference(a: Sequence[int], c: Sequence[int]) -> int:
@@ -35,6 +42,11 @@ def reference(a: Sequence[int], c: Sequence[int]) -> int:
 def tree_levels(lanes: int) -> int:
     """Levels of a binary adder tree over ``lanes`` terms; level 0 is the terms themselves."""
     return (lanes - 1).bit_length()
+
+
+def tree_latency(terms: int, registers: Sequence[int]) -> int:
+    """Cycles that an adder tree takes: those of ``registers`` that it has levels for."""
+    return len(set(registers) & set(range(tree_levels(terms) + 1)))
 
 
 class AdderTree(wiring.Component):
@@ -67,8 +79,8 @@ class AdderTree(wiring.Component):
         self.terms = terms
         self.term_max = term_max
         self.term_bits = term_max.bit_length()
-        self.registers = frozenset(registers) & frozenset(range(tree_levels(terms) + 1))
-        self.latency = len(self.registers)
+        self.registers = tuple(registers)
+        self.latency = tree_latency(terms, registers)
         super().__init__(
             {"i": In(terms * self.term_bits), "o": Out((terms * term_max).bit_length())}
         )
@@ -123,15 +135,16 @@ class DotProduct(wiring.Component):
             raise ValueError(f"Lanes must be a power of two of at least 2, not {lanes!r}")
         self.lanes = lanes
         self.registers = tuple(registers)
-        self._tree = AdderTree(lanes, 9, registers)
-        self.latency = self._tree.latency
+        self.latency = tree_latency(lanes, registers)
         width = lanes * DIGIT_BITS
-        super().__init__({"a": In(width), "c": In(width), "o": Out((9 * lanes).bit_length())})
+        super().__init__(
+            {"a": In(width), "c": In(width), "o": Out((_PRODUCT_MAX * lanes).bit_length())}
+        )
 
     def elaborate(self, platform: object) -> Module:
         """Bit planes of whole words into products, products into the tree."""
         m = Module()
-        m.submodules.tree = tree = self._tree
+        m.submodules.tree = tree = AdderTree(self.lanes, _PRODUCT_MAX, self.registers)
         width = self.lanes * DIGIT_BITS
         low_bits = Const(int("01" * self.lanes, 2), width)
 

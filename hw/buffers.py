@@ -1,0 +1,170 @@
+"""The memories that LOAD, STORE and the datapath share: one read and one write port each."""
+
+from __future__ import annotations
+
+from amaranth import Cat, Module, Mux, Signal, Value, unsigned
+from amaranth.lib import wiring
+from amaranth.lib.memory import Memory, MemoryData
+from amaranth.lib.wiring import In
+
+from palquant.hw.config import DIGIT_BITS, Geometry
+from palquant.hw.isa import Memory as MemoryName
+from palquant.hw.layouts import LoadWrite, StoreRead, WordRead, WordWrite
+
+__all__ = ["Scratchpad"]
+
+#: Which interfaces a memory has; what nothing uses is not built.
+_PORTS: dict[MemoryName, frozenset[str]] = {
+    MemoryName.WEIGHT: frozenset({"read", "load"}),
+    MemoryName.ACTIVATION: frozenset({"read", "write", "load"}),
+    MemoryName.RESIDUAL: frozenset({"read", "write", "load", "store"}),
+    MemoryName.OUTPUT: frozenset({"write", "store"}),
+}
+
+
+class Scratchpad(wiring.Component):
+    """One on-chip memory, seen by the datapath as words and by the bus as beats.
+
+    Words and beats are parts of one long string of bits, lowest address first, lowest bit first.
+    A physical row holds a whole number of both: as many bits as the wider of the two. The datapath
+    never waits: a write goes before a load, a read before a store.
+
+    Parameters:
+        geometry: Sizes of the machine.
+        memory: Which memory: ``WEIGHT``, ``ACTIVATION``, ``RESIDUAL`` or ``OUTPUT``.
+
+    Attributes:
+        words: Depth in words.
+        word_bits: Width of a word.
+        lane_bits: Width of a lane, the unit of write masks.
+        row_bits: Width of a physical row.
+        storage: The memory's contents, row by row, for backdoor access in simulation.
+
+    Members:
+        read: ``In(WordRead(word_bits))``; not for OUTPUT.
+        write: ``In(WordWrite(word_bits // lane_bits, lane_bits))``; not for WEIGHT.
+        load: ``In(LoadWrite(geometry))``; beats for other memories are ignored, and not ready;
+            not for OUTPUT.
+        store: ``In(StoreRead(geometry))``; likewise; only for RESIDUAL and OUTPUT.
+
+    Raises:
+        ValueError: The parameter memory, which is the post-processor's own.
+    """
+
+    def __init__(self, geometry: Geometry, memory: MemoryName) -> None:
+        g = geometry
+        sizes = {
+            # Weights are written by LOAD alone, whole beats at a time.
+            MemoryName.WEIGHT: (g.weight_words, g.weight_bits_per_word, g.bus_bits),
+            MemoryName.ACTIVATION: (g.activation_words, g.activation_bits_per_word, DIGIT_BITS),
+            MemoryName.RESIDUAL: (g.residual_words, g.residual_bits_per_word, g.residual_bits),
+            MemoryName.OUTPUT: (g.output_words, g.activation_bits_per_word, DIGIT_BITS),
+        }
+        if memory not in sizes:
+            raise ValueError(f"Memory must be one of {', '.join(m.name for m in sizes)}, "
+                             f"not {memory!r}")  # fmt: skip
+        self.geometry = geometry
+        self.memory = memory
+        self.words, self.word_bits, self.lane_bits = sizes[memory]
+        self.row_bits = max(self.word_bits, g.bus_bits)
+        self.storage = MemoryData(
+            shape=unsigned(self.row_bits),
+            depth=self.words * self.word_bits // self.row_bits,
+            init=[],
+        )
+        ports = {
+            "read": In(WordRead(self.word_bits)),
+            "write": In(WordWrite(self.word_bits // self.lane_bits, self.lane_bits)),
+            "load": In(LoadWrite(g)),
+            "store": In(StoreRead(g)),
+        }
+        super().__init__({name: ports[name] for name in ports if name in _PORTS[memory]})
+
+    def elaborate(self, platform: object) -> Module:
+        """Arbitrate either port between the datapath and the bus."""
+        m = Module()
+        m.submodules.storage = storage = Memory(self.storage)
+        self._elaborate_write(m, storage)
+        self._elaborate_read(m, storage)
+        return m
+
+    def _place(self, address: Value, part_bits: int) -> tuple[Value, Value]:
+        """Row and position within the row of a word or beat of ``part_bits`` bits."""
+        low = (self.row_bits // part_bits).bit_length() - 1
+        return address[low:], address[:low]
+
+    def _elaborate_write(self, m: Module, storage: Memory) -> None:
+        port = storage.write_port(granularity=self.lane_bits)
+        ports = _PORTS[self.memory]
+
+        def spread(
+            mask: Value, data: Value, position: Value, part_bits: int
+        ) -> tuple[Value, Value]:
+            """Enables and data of a row, of which one part is written."""
+            parts = self.row_bits // part_bits
+            enables = Cat(Mux(position == k, mask, 0) for k in range(parts)) if parts > 1 else mask
+            return enables, data.replicate(parts)
+
+        if "load" in ports:
+            bus_bits = self.geometry.bus_bits
+            row, position = self._place(self.load.address, bus_bits)
+            everything = (1 << bus_bits // self.lane_bits) - 1
+            enables, data = spread(
+                Mux(self.load.valid & (self.load.memory == self.memory), everything, 0)[
+                    : bus_bits // self.lane_bits
+                ],
+                self.load.data,
+                position,
+                bus_bits,
+            )
+            m.d.comb += [
+                self.load.ready.eq(self.load.memory == self.memory),
+                port.addr.eq(row),
+                port.en.eq(enables),
+                port.data.eq(data),
+            ]
+        if "write" in ports:
+            row, position = self._place(self.write.address, self.word_bits)
+            enables, data = spread(
+                self.write.mask, self.write.data.as_value(), position, self.word_bits
+            )
+            with m.If(self.write.enable):
+                m.d.comb += [port.addr.eq(row), port.en.eq(enables), port.data.eq(data)]
+                if "load" in ports:
+                    m.d.comb += self.load.ready.eq(0)
+
+    def _elaborate_read(self, m: Module, storage: Memory) -> None:
+        port = storage.read_port()
+        ports = _PORTS[self.memory]
+        m.d.comb += port.en.eq(0)
+
+        def selected(position: Value, enable: Value, part_bits: int, name: str) -> Value:
+            """The part of the row that was asked for in the cycle before."""
+            if not len(position):
+                return port.data
+            held = Signal.like(position, name=name)
+            with m.If(enable):
+                m.d.sync += held.eq(position)
+            return port.data.word_select(held, part_bits)
+
+        if "store" in ports:
+            row, position = self._place(self.store.address, self.geometry.bus_bits)
+            wanted = Signal()
+            m.d.comb += [
+                wanted.eq(self.store.memory == self.memory),
+                self.store.ready.eq(wanted),
+                port.addr.eq(row),
+                port.en.eq(wanted & self.store.valid),
+                self.store.data.eq(
+                    selected(position, wanted, self.geometry.bus_bits, "beat_position")
+                ),
+            ]
+        if "read" in ports:
+            row, position = self._place(self.read.address, self.word_bits)
+            m.d.comb += self.read.data.eq(
+                selected(position, self.read.enable, self.word_bits, "word_position")
+            )
+            with m.If(self.read.enable):
+                m.d.comb += [port.addr.eq(row), port.en.eq(1)]
+                if "store" in ports:
+                    m.d.comb += self.store.ready.eq(0)

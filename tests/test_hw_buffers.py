@@ -1,0 +1,134 @@
+# amaranth: UnusedElaboratable=no
+"""Memories as one string of bits, accessed as words and as beats, with both arbitrations."""
+
+import random
+
+import pytest
+from post_bench import small_geometry
+from simulation import simulate
+
+from palquant.hw.buffers import Scratchpad
+from palquant.hw.config import geometry
+from palquant.hw.isa import Memory
+
+GEOMETRIES = [
+    # words narrower than a beat, as wide, wider
+    small_geometry("narrow", tin=4, tout=16, lanes=4, bus_bits=64),
+    small_geometry("equal", tin=16, tout=16, lanes=2, bus_bits=32),
+    small_geometry("wide", tin=64, tout=4, lanes=4, bus_bits=32, residual_bits=8),
+]
+MEMORIES = [Memory.WEIGHT, Memory.ACTIVATION, Memory.RESIDUAL, Memory.OUTPUT]
+
+
+class Bits:
+    """A memory as an integer."""
+
+    def __init__(self, size):
+        self.size, self.value = size, 0
+
+    def get(self, index, width):
+        return self.value >> index * width & (1 << width) - 1
+
+    def put(self, index, width, data, mask):
+        """Write the bits of ``mask`` of a part."""
+        shift = index * width
+        self.value = self.value & ~(mask << shift) | (data & mask) << shift
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+@pytest.mark.parametrize("g", GEOMETRIES, ids=lambda g: g.name)
+def test_random_traffic(g, memory):
+    rng = random.Random(f"{g.name} {memory}")
+    dut = Scratchpad(g, memory)
+    bits = Bits(dut.words * dut.word_bits)
+    beats = bits.size // g.bus_bits
+    has = {name: hasattr(dut, name) for name in ("read", "write", "load", "store")}
+    lanes = dut.word_bits // dut.lane_bits
+    # A small range of addresses, so that parts of one row meet.
+    near_words = [rng.randrange(dut.words) & ~7 | k for k in range(8) for _ in range(2)]
+    near_words = [word % dut.words for word in near_words]
+    counts = dict.fromkeys(("read", "write", "load", "store", "load waits", "store waits"), 0)
+
+    async def main(ctx):
+        promised = {}
+        for _ in range(400):
+            for name, value in promised.items():
+                assert ctx.get(getattr(dut, name).data) == value
+            promised = {}
+            changes = []
+            writing = has["write"] and rng.random() < 0.5
+            if has["write"]:
+                address = rng.choice(near_words)
+                mask, data = rng.getrandbits(lanes), rng.getrandbits(dut.word_bits)
+                ctx.set(dut.write.enable, writing)
+                ctx.set(dut.write.address, address)
+                ctx.set(dut.write.mask, mask)
+                ctx.set(dut.write.data.as_value(), data)
+                if writing:
+                    spread = sum(
+                        ((1 << dut.lane_bits) - 1) << k * dut.lane_bits
+                        for k in range(lanes)
+                        if mask >> k & 1
+                    )
+                    changes.append((address, dut.word_bits, data, spread))
+                    counts["write"] += 1
+            if has["load"]:
+                address = rng.choice(near_words) * dut.word_bits // g.bus_bits
+                address = min(address + rng.randrange(2), beats - 1)
+                valid, data = rng.random() < 0.7, rng.getrandbits(g.bus_bits)
+                target = rng.choice([memory, memory, Memory.PARAMETER])
+                ctx.set(dut.load.valid, valid)
+                ctx.set(dut.load.memory, target)
+                ctx.set(dut.load.address, address)
+                ctx.set(dut.load.data, data)
+                ready = ctx.get(dut.load.ready)
+                assert ready == (target == memory and not writing)
+                counts["load waits"] += valid and target == memory and not ready
+                if valid and ready:
+                    changes.append((address, g.bus_bits, data, (1 << g.bus_bits) - 1))
+                    counts["load"] += 1
+            reading = has["read"] and rng.random() < 0.5
+            if has["read"]:
+                address = rng.choice(near_words)
+                ctx.set(dut.read.enable, reading)
+                ctx.set(dut.read.address, address)
+                if reading:
+                    promised["read"] = bits.get(address, dut.word_bits)
+                    counts["read"] += 1
+            if has["store"]:
+                address = rng.choice(near_words) * dut.word_bits // g.bus_bits
+                valid, target = rng.random() < 0.7, rng.choice([memory, memory, Memory.WEIGHT])
+                ctx.set(dut.store.valid, valid)
+                ctx.set(dut.store.memory, target)
+                ctx.set(dut.store.address, address)
+                ready = ctx.get(dut.store.ready)
+                assert ready == (target == memory and not reading)
+                counts["store waits"] += valid and target == memory and not ready
+                if valid and ready:
+                    promised["store"] = bits.get(address, g.bus_bits)
+                    counts["store"] += 1
+            for change in changes:
+                bits.put(*change)
+            await ctx.tick()
+        for row in range(bits.size // dut.row_bits):
+            assert ctx.get(dut.storage[row]) == bits.get(row, dut.row_bits)
+
+    simulate(dut, main)
+    for name, there in has.items():
+        assert (counts[name] > 50) == there
+    assert (counts["load waits"] > 0) == (has["load"] and has["write"])
+    assert (counts["store waits"] > 0) == (has["store"] and has["read"])
+
+
+def test_depths_of_presets():
+    for name in ("tiny", "kilomac"):
+        g = geometry(name)
+        pad = Scratchpad(g, Memory.ACTIVATION)
+        assert pad.row_bits == g.activation_bits_per_row
+        assert pad.storage.depth * g.activation_words_per_row == g.activation_words
+        assert Scratchpad(g, Memory.WEIGHT).storage.depth == g.weight_words
+
+
+def test_parameters_are_elsewhere():
+    with pytest.raises(ValueError, match="must be one of WEIGHT, ACTIVATION, RESIDUAL, OUTPUT"):
+        Scratchpad(geometry("tiny"), Memory.PARAMETER)
