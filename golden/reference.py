@@ -62,15 +62,33 @@ def run(graph: Graph, codes: npt.NDArray[Any]) -> dict[str, IntArray]:
     if not kind.allowed(codes):
         raise InputError(f"{graph.input.name}: codes must be integers in {kind.min}..{kind.max}, "
                          f"not {codes.dtype}" + _extremes(codes))  # fmt: skip
-    tensors = {graph.input.name: torch.from_numpy(codes.astype(np.int64))}
+    tensors = {graph.input.name: codes.astype(np.int64)}
     for node in graph.nodes[1:]:
-        result = _execute(graph, node, [tensors[name] for name in node.inputs])
-        kind = graph.types[node.name]
-        if result.numel() and not kind.min <= int(result.min()) <= int(result.max()) <= kind.max:
-            raise RangeError(f"{node.name}: values {int(result.min())}..{int(result.max())} leave "
-                             f"the {kind.bits}-bit range {kind.min}..{kind.max}")  # fmt: skip
-        tensors[node.name] = result
-    return {name: tensor.numpy() for name, tensor in tensors.items()}
+        tensors[node.name] = run_node(graph, node, tensors)
+    return tensors
+
+
+def run_node(graph: Graph, node: Node, tensors: Mapping[str, IntArray]) -> IntArray:
+    """Execute one node.
+
+    Parameters:
+        graph: The network.
+        node: One of its nodes, not the input.
+        tensors: At least the tensors that the node reads, int64 of shape (N, C, H, W).
+
+    Returns:
+        The node's tensor, int64 of shape (N, C, H, W).
+
+    Raises:
+        RangeError: A value leaves the range of the tensor's type; names the node.
+    """
+    result = _execute(graph, node, [torch.from_numpy(tensors[name]) for name in node.inputs])
+    kind = graph.types[node.name]
+    if result.numel() and not kind.min <= int(result.min()) <= int(result.max()) <= kind.max:
+        raise RangeError(f"{node.name}: values {int(result.min())}..{int(result.max())} leave "
+                         f"the {kind.bits}-bit range {kind.min}..{kind.max}")  # fmt: skip
+    values: IntArray = result.numpy()
+    return values
 
 
 def predict(graph: Graph, outputs: Mapping[str, IntArray]) -> IntArray:

@@ -18,7 +18,7 @@ from palquant.hw import isa
 from palquant.hw.config import Geometry
 from palquant.hw.isa import Base, Memory, Opcode
 from palquant.hw.registers import ErrorCode
-from palquant.sw.image import seal
+from palquant.sw.header import seal
 
 Bytes = npt.NDArray[np.uint8]
 

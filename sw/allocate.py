@@ -17,6 +17,11 @@ class FreeList:
         self._free: list[tuple[int, int]] = [(0, size)]
         self._used: dict[int, int] = {}
 
+    @property
+    def used(self) -> int:
+        """Words that are allocated."""
+        return sum(self._used.values())
+
     def allocate(self, words: int) -> int | None:
         """First word of a free block, or None if no block is large enough."""
         words = -(-words // self.alignment) * self.alignment

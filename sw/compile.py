@@ -11,7 +11,8 @@ from palquant.hw.isa import Base, Memory, Opcode
 from palquant.sw.deadlock import check_deadlock
 from palquant.sw.emit import Emitter
 from palquant.sw.graph import Convolution, Graph
-from palquant.sw.image import LayerRecord, MemoryImage, seal
+from palquant.sw.header import seal
+from palquant.sw.image import LayerRecord, MemoryImage
 from palquant.sw.layer import Layer
 from palquant.sw.network import PlacedNetwork, place_network
 from palquant.sw.schedule import Instruction, Step, insert_tokens, order_steps

@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from palquant.errors import ExecutionError, ImageError, InstructionError
+from palquant.errors import ExecutionError, InstructionError
 from palquant.hw import isa
 from palquant.hw.config import Geometry
 from palquant.hw.isa import Base, Memory, Opcode
 from palquant.sw.emulator_compute import ComputeUnit
+from palquant.sw.header import read_header
 from palquant.sw.memories import Memories, memory_beats
 
 Bytes = npt.NDArray[np.uint8]
@@ -182,24 +183,3 @@ class Emulator:
             self.statistics.beats_read += f["rows"] * f["row_beats"]
         else:
             self.statistics.beats_written += f["rows"] * f["row_beats"]
-
-
-def read_header(image: bytes, geometry: Geometry) -> dict[str, int]:
-    """Decode and check an image's header, as the fetch unit does.
-
-    Raises:
-        ImageError: Too short, or built for another format, version or geometry.
-    """
-    if len(image) < isa.UNIT_BYTES:
-        raise ImageError(f"image has {len(image)} bytes, less than its header of {isa.UNIT_BYTES}")
-    header = isa.IMAGE_HEADER.decode(image[: isa.UNIT_BYTES])
-    if header["magic"] != isa.MAGIC:
-        raise ImageError(f"image starts with {header['magic']:#010x}, expected {isa.MAGIC:#010x}")
-    if header["version"] != isa.VERSION:
-        raise ImageError(f"image has version {header['version']}, expected {isa.VERSION}")
-    if header["geometry"] != geometry.identity:
-        raise ImageError(
-            f"image is built for geometry {header['geometry']:#010x}, but {geometry.name} is "
-            f"{geometry.identity:#010x}"
-        )
-    return header

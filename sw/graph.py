@@ -33,6 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from palquant.errors import GraphError
+from palquant.sw.attributes import attribute_problem
 from palquant.sw.operations import (
     OPERATIONS,
     Add,
@@ -173,6 +174,9 @@ class Graph:
                 raise GraphError(
                     f"{node.name}: unknown operation {type(node).__name__} (supported: {supported})"
                 )
+            problem = attribute_problem(node)
+            if problem:
+                raise GraphError(f"{node.name}: {problem}")
             if node.name in self._by_name:
                 raise GraphError(f"{node.name}: two nodes have this name")
             if isinstance(node, Input) and position:
@@ -201,6 +205,11 @@ def _infer(graph: Graph, node: Node) -> tuple[Shape, TensorType]:
         if values.shape != (channels,):
             raise refuse(f"{label} has shape {values.shape}, expected ({channels},)")
 
+    def codes(bits: int, zero_point: int) -> TensorType:
+        if not 0 <= zero_point < 1 << bits:
+            raise refuse(f"zero point {zero_point} is not a code of {bits} bits")
+        return TensorType(Kind.CODES, bits, zero_point)
+
     if isinstance(node, Input):
         shape = node.shape
         if min(shape.channels, shape.height, shape.width) < 1:
@@ -215,7 +224,7 @@ def _infer(graph: Graph, node: Node) -> tuple[Shape, TensorType]:
             )
         if not (min(norm.std) > 0 and norm.scale > 0):
             raise refuse("normalisation needs positive standard deviations and scale")
-        return shape, TensorType(Kind.CODES, node.bits, node.zero_point)
+        return shape, codes(node.bits, node.zero_point)
 
     source = graph.shapes[node.inputs[0]]
     kind = graph.types[node.inputs[0]]
@@ -243,7 +252,7 @@ def _infer(graph: Graph, node: Node) -> tuple[Shape, TensorType]:
             raise refuse(f"is no permutation of {source.channels} channels")
         return source, kind
     if isinstance(node, Pool):
-        if any(k < 1 or s < 1 for k, s in zip(node.kernel, node.stride, strict=True)):
+        if min(*node.kernel, *node.stride) < 1:
             raise refuse(f"kernel {node.kernel} and stride {node.stride} must be positive")
         if any(not 0 <= p < k for p, k in zip(node.padding, node.kernel, strict=True)):
             raise refuse(f"padding {node.padding} must be smaller than kernel {node.kernel}")
@@ -265,14 +274,14 @@ def _infer(graph: Graph, node: Node) -> tuple[Shape, TensorType]:
             raise refuse(f"negate has shape {node.negate.shape}, expected ({rows},)")
         if (np.diff(node.thresholds, axis=1) < 0).any():
             raise refuse("thresholds decrease")
-        return source, TensorType(Kind.CODES, node.bits, node.zero_point)
+        return source, codes(node.bits, node.zero_point)
     if isinstance(node, Clamp):
-        return source, TensorType(Kind.CODES, 8, node.zero_point)
+        return source, codes(8, node.zero_point)
     assert isinstance(node, Logits)
     per_channel(node.offset, "offset", source.channels)
     per_channel(node.scale, "scale", source.channels)
-    if not (node.scale > 0).all():
-        raise refuse("logit scales must be positive")
+    if not (np.isfinite(node.scale) & (node.scale > 0)).all():
+        raise refuse("logit scales must be positive and finite")
     return source, TensorType(Kind.LOGITS, LOGIT_BITS)
 
 
@@ -283,10 +292,10 @@ def _infer_convolution(graph: Graph, node: Convolution) -> Shape:
     def refuse(text: str) -> GraphError:
         return GraphError(f"{node.name}: {text}")
 
-    if node.weight.ndim != 4 or node.weight.dtype != np.uint8:
+    if node.weight.ndim != 4 or not node.weight.size:
         raise refuse(
-            f"weights are {node.weight.dtype} of shape {node.weight.shape}, expected "
-            "uint8 of shape (O, I / groups, KH, KW)"
+            f"weights have shape {node.weight.shape}, expected (O, I / groups, KH, KW), none of "
+            "them 0"
         )
     outputs, inputs, height, width = node.weight.shape
     if node.groups < 1 or source.channels % node.groups or outputs % node.groups:
@@ -301,7 +310,7 @@ def _infer_convolution(graph: Graph, node: Convolution) -> Shape:
         )
     if node.weight_bits not in (2, 4, 8):
         raise refuse(f"weights of {node.weight_bits} bits (supported: 2, 4, 8)")
-    if node.weight.size and int(node.weight.max()) >> node.weight_bits:
+    if int(node.weight.max()) >> node.weight_bits:
         raise refuse(f"weight code {node.weight.max()} does not fit {node.weight_bits} bits")
     if node.alpha not in (1, 2) or node.beta not in legal_betas():
         raise refuse(

@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 import tempfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from palquant.hw import isa
 from palquant.hw.config import Geometry
 from palquant.sw.formats import hexadecimal
 from palquant.sw.graph import Convolution, Graph, Kind, Logits, Shape, TensorType
+from palquant.sw.header import check_image
 from palquant.sw.layout import TensorLayout
 from palquant.sw.lower import im2col
 from palquant.sw.model import load_model, save_model
@@ -106,41 +106,6 @@ class MemoryImage:
             raise ImageError(f"the network ends with {type(node).__name__}, not with logits")
         logits = self.unpack(output, node.name)[:, :, 0, 0] * node.scale
         return logits.argmax(axis=1)
-
-
-def seal(header: dict[str, int], body: bytes) -> bytes:
-    """Header and body as one image, size and CRC filled in."""
-    size = isa.UNIT_BYTES + len(body)
-    fields = header | {"magic": isa.MAGIC, "version": isa.VERSION, "size": size, "crc": 0}
-    data = isa.IMAGE_HEADER.encode(fields) + body
-    return isa.IMAGE_HEADER.encode(fields | {"crc": zlib.crc32(data)}) + body
-
-
-def check_image(data: bytes, geometry: Geometry, label: str) -> dict[str, int]:
-    """Decode an image's header and verify magic, version, geometry, size and CRC.
-
-    Raises:
-        ImageError: Says what was found and what was expected.
-    """
-    if len(data) < isa.UNIT_BYTES:
-        raise ImageError(f"{label}: {len(data)} bytes, less than a header of {isa.UNIT_BYTES}")
-    header = isa.IMAGE_HEADER.decode(data[: isa.UNIT_BYTES])
-    expected = {
-        "magic": isa.MAGIC,
-        "version": isa.VERSION,
-        "geometry": geometry.identity,
-        "size": len(data),
-    }
-    for name, value in expected.items():
-        if header[name] != value:
-            raise ImageError(f"{label}: {name} is {header[name]:#x}, expected {value:#x}")
-    cleared = isa.IMAGE_HEADER.encode(header | {"crc": 0}) + data[isa.UNIT_BYTES :]
-    if zlib.crc32(cleared) != header["crc"]:
-        raise ImageError(
-            f"{label}: CRC-32 is {zlib.crc32(cleared):#010x}, the header says "
-            f"{header['crc']:#010x}: the image is corrupted"
-        )
-    return header
 
 
 def _describe(layout: TensorLayout, offset: int) -> dict[str, Any]:

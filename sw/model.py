@@ -12,6 +12,7 @@ import json
 import os
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +73,14 @@ def load_model(path: str | os.PathLike[str]) -> Graph:
     target = Path(path)
     try:
         with np.load(target, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("a single array")
             arrays = {name: archive[name] for name in archive.files}
     except OSError as error:
         raise ModelError(f"{target}: cannot read: {error.strerror or error}") from error
-    except (ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
-        raise ModelError(f"{target}: is no {FORMAT} file, or is damaged ({error})") from error
+    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ModelError(f"{target}: is no {FORMAT} file, or is damaged ({reason})") from error
     try:
         document = json.loads(arrays.pop("graph").tobytes())
         if document["format"] != FORMAT:
@@ -85,6 +89,8 @@ def load_model(path: str | os.PathLike[str]) -> Graph:
             raise ModelError(f"{target}: version {document['version']}, expected {VERSION}")
         nodes = [_read_node(target, entry, arrays) for entry in document["nodes"]]
         metadata = document["metadata"]
+        if not isinstance(metadata, dict):
+            raise ModelError(f"{target}: metadata is {metadata!r}, expected an object")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, ModelError | GraphError):
             raise

@@ -7,6 +7,7 @@ so that the next tile's transfers run beside this tile's computation.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from palquant.errors import CapacityError
@@ -115,12 +116,9 @@ class OnChip:
             CapacityError: Not even one output row fits; names layer, memory, and what it needs.
         """
         height = layer.shape.height
+        staying = {memory: space.used for memory, space in self._memories.items()}
         shortage: tuple[Memory, int] | None = None
-        for count in range(1, height + 1):
-            rows = -(-height // count)
-            if rows > 1 and count > 1 and rows == -(-height // (count - 1)):
-                continue
-            copies = 1 if count == 1 else 2
+        for rows, copies in _candidates(height):
             wanted = self._buffers(layer, reads, writes, kept, rows)
             buffers: dict[str, tuple[Memory, list[int]]] = {}
             shortage = None
@@ -129,7 +127,8 @@ class OnChip:
                 got = [start for start in starts if start is not None]
                 buffers[name] = (memory, got)
                 if len(got) < copies:
-                    shortage = (memory, words * copies)
+                    needed = sum(w for m, w in wanted.values() if m is memory) * copies
+                    shortage = (memory, needed + staying[memory])
                     break
             if shortage is None and _extents_fit(layer, rows):
                 return Tiling(rows, buffers)
@@ -141,10 +140,10 @@ class OnChip:
                 f"{layer.name}: rows of {layer.shape.width} pixels exceed the "
                 f"{isa.EXTENT_BITS}-bit extents of an instruction"
             )
-        memory, words = shortage
+        memory, needed = shortage
         raise CapacityError(
-            f"{layer.name}: a tile of one output row needs {words} words of {memory.name.lower()} "
-            f"memory beside what stays there; geometry {self.geometry.name} has "
+            f"{layer.name}: one output row at a time needs {needed} words of "
+            f"{memory.name.lower()} memory; geometry {self.geometry.name} has "
             f"{self._memories[memory].size}"
         )
 
@@ -187,6 +186,22 @@ def input_rows(layer: Layer, first: int, last: int) -> tuple[int, int, int]:
     top = first * stride - padding
     bottom = (last - 1) * stride - padding + kernel
     return top, max(0, top), min(layer.input_shape.height, bottom)
+
+
+def _candidates(height: int) -> Iterator[tuple[int, int]]:
+    """Rows of a tile and copies of its buffers, the best first.
+
+    One tile needs no second buffer; nor can the last resort, single rows one after the other,
+    afford one.
+    """
+    yield height, 1
+    rows = height
+    for count in range(2, height + 1):
+        if -(-height // count) < rows:
+            rows = -(-height // count)
+            yield rows, 2
+    if height > 1:
+        yield 1, 1
 
 
 def _extents_fit(layer: Layer, rows: int) -> bool:

@@ -1,4 +1,4 @@
-"""Random networks whose codes are spread: thresholds and scales come from the reference's values."""
+"""Random networks whose codes are spread: thresholds and scales follow the reference's values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from palquant.golden.reference import run
+from palquant.golden.reference import run_node
 from palquant.sw.graph import (
     Add,
     Affine,
@@ -55,7 +55,11 @@ class Builder:
 
     def add(self, node: Node) -> str:
         self.nodes.append(node)
-        self.values = run(Graph(list(self.nodes)), self.codes)
+        graph = Graph(list(self.nodes))
+        if isinstance(node, Input):
+            self.values[node.name] = self.codes.astype(np.int64)
+        else:
+            self.values[node.name] = run_node(graph, node, self.values)
         return node.name
 
     def start(self, channels: int, height: int, width: int, images: int = 2) -> str:
@@ -187,7 +191,7 @@ def codes_for(b: Builder, name: str, source: str, bits: int) -> str:
 
 
 def basic_block(b: Builder, name: str, x: str, outputs: int, groups: int, stride: int) -> str:
-    """Two convolutions with a residual; a downsampling block with channel shuffle if they differ."""
+    """Two convolutions with a residual; if shapes differ, a downsampling block with a shuffle."""
     weight_bits, bits = b.choose(2, 4, 8), b.choose(1, 2, 3, 4, 8)
     size = b.choose(1, 3, 5)
     pad = (size // 2, size // 2)

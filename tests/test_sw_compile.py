@@ -1,0 +1,214 @@
+"""Random networks: every tensor that a compiled image makes in the emulator is the reference's."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from networks import Builder, drawer, random_network
+
+from palquant.errors import CapacityError, RangeError, UnsupportedLayerError
+from palquant.hw import isa
+from palquant.hw.config import PRESETS
+from palquant.hw.isa import Opcode
+from palquant.sim.scoreboard import compare_outputs, require_equal
+from palquant.sw.compile import compile_graph
+from palquant.sw.emulator import Emulator
+from palquant.sw.graph import Add, Convolution, Graph, Permute, Quantize, Relu
+from palquant.sw.passes import identity_permutations
+
+TINY = PRESETS["tiny"]
+GEOMETRIES = {
+    "tiny": TINY,
+    "kilomac": PRESETS["kilomac"],
+    # more input lanes than units, and the other way round
+    "wide in": dataclasses.replace(TINY, name="wide in", tin=16, lanes=4),
+    "wide out": dataclasses.replace(TINY, name="wide out", tout=32, lanes=8),
+    # so little memory that tensors pass through DRAM and layers are cut into tiles
+    "small": dataclasses.replace(
+        TINY,
+        name="small",
+        weight_words=256,
+        activation_words=512,
+        output_words=256,
+        residual_words=192,
+        parameter_slots=8,
+    ),
+}
+
+
+def emulate(image, codes, seed=0):
+    emulator = Emulator(image.geometry, image.data, seed)
+    return emulator.run(image.pack_input(codes), image.output_bytes), emulator
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_emulator_equals_reference(name, data):
+    builder = random_network(lambda low, high: data.draw(st.integers(low, high)))
+    try:
+        image = compile_graph(builder.graph(), GEOMETRIES[name])
+    except CapacityError:
+        assert name == "small"
+        return
+    output, _ = emulate(image, builder.codes)
+    assert require_equal(compare_outputs(image, output, builder.values)) > 0
+
+
+def test_every_tensor_is_in_the_manifest():
+    builder = random_network(drawer(7))
+    image = compile_graph(builder.graph(), TINY)
+    made = {name for layer in image.layers for name in layer.outputs}
+    assert set(image.tensors) == made
+
+
+def test_without_keeping_all_only_results_are_stored():
+    builder = residual_pair()
+    image = compile_graph(builder.graph(), TINY, keep_all=False)
+    assert set(image.tensors) == {builder.nodes[-1].name}
+    output, _ = emulate(image, builder.codes)
+    require_equal(compare_outputs(image, output, builder.values))
+
+
+def residual_pair(groups=2, channels=16, size=6, residual_bits=16):
+    b = Builder(drawer(3), residual_bits=residual_bits)
+    x = b.affine("r0", b.convolution("stem", b.start(1, size, size), channels, 8))
+    codes = b.quantize("q", x, 2)
+    r = b.affine("r1", b.convolution("conv", codes, channels, 2, groups=groups))
+    b.add(Add(name="sum", a=r, b=x))
+    return b
+
+
+def test_weights_that_fit_are_loaded_once_before_all_images():
+    image = compile_graph(residual_pair().graph(), TINY)
+    header = isa.IMAGE_HEADER.decode(image.data[: isa.UNIT_BYTES])
+    assert header["body_offset"] > header["program_offset"]
+    program = Emulator(TINY, image.data).program
+    body = [op for offset, op, _ in program if offset >= header["body_offset"]]
+    assert body.count(Opcode.LOAD) == 1  # the input
+    assert Opcode.BARRIER not in body
+
+
+def test_a_tensor_larger_than_the_memory_is_cut_into_tiles():
+    builder = residual_pair(size=24)
+    image = compile_graph(builder.graph(), GEOMETRIES["small"])
+    output, emulator = emulate(image, builder.codes)
+    require_equal(compare_outputs(image, output, builder.values))
+    computes = [f for _, opcode, f in emulator.program if opcode is Opcode.COMPUTE]
+    assert max(f["output_rows"] for f in computes) < 24
+    assert emulator.statistics.beats_read > 0
+
+
+def test_a_row_that_fits_nowhere_names_the_memory():
+    builder = residual_pair(size=24)
+    small = dataclasses.replace(GEOMETRIES["small"], residual_words=64)
+    with pytest.raises(
+        CapacityError,
+        match="conv: one output row at a time needs 96 words of residual memory; "
+        "geometry small has 64",
+    ):
+        compile_graph(builder.graph(), small)
+
+
+def test_an_output_chunk_that_exceeds_the_weight_memory_is_refused():
+    builder = residual_pair(channels=64)
+    small = dataclasses.replace(TINY, weight_words=32)
+    with pytest.raises(
+        CapacityError, match="conv: one output chunk needs 36 weight words; geometry tiny has 32"
+    ):
+        compile_graph(builder.graph(), small)
+
+
+def test_an_overflow_names_layer_channel_and_register():
+    builder = residual_pair()
+    narrow = dataclasses.replace(TINY, accumulator_bits=12, pool_bits=12)
+    with pytest.raises(RangeError, match=r"stem: channel \d+ can reach \d+, .* accumulator P"):
+        compile_graph(builder.graph(), narrow)
+
+
+def test_residuals_wider_than_the_machine_are_refused():
+    builder = residual_pair(residual_bits=16)
+    narrow = dataclasses.replace(TINY, residual_bits=8)
+    with pytest.raises(RangeError, match="residuals of 16 bits, but geometry tiny stores 8"):
+        compile_graph(builder.graph(), narrow)
+
+
+def test_a_permutation_across_groups_before_a_convolution_is_refused():
+    b = residual_pair()
+    b.nodes = b.nodes[:3]
+    codes = b.quantize("codes", "r0", 2)
+    mixed = b.shuffle("mixed", codes, 2)
+    b.convolution("conv", mixed, 16, 2, groups=2)
+    b.affine("out", "conv")
+    with pytest.raises(UnsupportedLayerError, match="conv: the channels of its group 0 are spread"):
+        compile_graph(b.graph(), TINY)
+
+
+def test_an_operation_out_of_order_is_refused():
+    b = residual_pair()
+    b.add(Relu(name="relu", input="sum"))
+    b.add(Add(name="again", a="relu", b="sum"))
+    with pytest.raises(UnsupportedLayerError, match="relu"):
+        compile_graph(b.graph(), TINY)
+
+
+def test_an_accumulator_without_a_consumer_is_refused():
+    b = residual_pair()
+    codes = b.quantize("more", "sum", 2)
+    b.convolution("last", codes, 8, 2)
+    with pytest.raises(
+        UnsupportedLayerError, match="last: an accumulator cannot be stored for the network's end"
+    ):
+        compile_graph(b.graph(), TINY)
+
+
+def test_three_quantisers_of_one_residual():
+    """Two leave with the result, the third is a requantization of its own."""
+    b = residual_pair()
+    for bits in (2, 3, 4):
+        b.quantize(f"codes{bits}", "sum", bits)
+    image = compile_graph(b.graph(), TINY)
+    output, _ = emulate(image, b.codes)
+    require_equal(compare_outputs(image, output, b.values))
+    assert {"codes2", "codes3", "codes4"} <= set(image.tensors)
+
+
+@pytest.mark.parametrize("groups", [2, 3, 4])
+def test_identity_permutations_take_the_same_work(groups):
+    b = Builder(drawer(groups))
+    x = b.affine("r0", b.convolution("stem", b.start(1, 5, 5), 8 * groups, 8))
+    codes = b.rotation("rotated", b.quantize("q", x, 2), groups)
+    b.affine("r1", b.convolution("conv", codes, 8 * groups, 2, groups=groups))
+    graph = b.graph()
+    plain, changed = identity_permutations(graph)
+    assert changed
+    assert not identity_permutations(plain)[1]
+    assert all(
+        np.array_equal(n.permutation, np.arange(8 * groups))
+        for n in plain
+        if isinstance(n, Permute)
+    )
+    programs = []
+    for each in (graph, plain):
+        image = compile_graph(each, TINY)
+        programs.append(
+            [
+                (op, f.get("output_chunks"), f.get("input_chunks"))
+                for _, op, f in Emulator(TINY, image.data).program
+            ]
+        )
+    assert programs[0] == programs[1]
+
+
+def test_graphs_of_one_convolution_and_quantiser():
+    """No residual, no affine: thresholds are compared with the accumulator itself."""
+    b = Builder(drawer(11))
+    b.quantize("codes", b.convolution("conv", b.start(3, 4, 5), 9, 4), 4)
+    image = compile_graph(b.graph(), TINY)
+    output, _ = emulate(image, b.codes)
+    require_equal(compare_outputs(image, output, b.values))
+    assert isinstance(b.nodes[-1], Quantize)
+    assert isinstance(b.nodes[-2], Convolution)
+    assert isinstance(b.graph(), Graph)

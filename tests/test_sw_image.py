@@ -1,0 +1,184 @@
+"""Memory images on disk: what is written comes back, and whatever is damaged is refused."""
+
+import dataclasses
+import json
+import os
+
+import numpy as np
+import pytest
+from networks import Builder, drawer
+
+from palquant.errors import GeometryError, ImageError, ModelError
+from palquant.hw import isa
+from palquant.hw.config import PRESETS
+from palquant.sw.compile import compile_graph
+from palquant.sw.emulator import Emulator
+from palquant.sw.header import check_image
+from palquant.sw.image import load_image, save_image
+
+TINY = PRESETS["tiny"]
+
+
+def small_network():
+    b = Builder(drawer(5))
+    x = b.affine("r0", b.convolution("stem", b.start(1, 4, 4), 10, 8))
+    b.classifier(x, 3)
+    return b
+
+
+@pytest.fixture(scope="module")
+def builder():
+    return small_network()
+
+
+@pytest.fixture(scope="module")
+def image(builder):
+    return compile_graph(builder.graph(), TINY)
+
+
+@pytest.fixture
+def folder(image, tmp_path):
+    save_image(image, tmp_path / "image")
+    return tmp_path / "image"
+
+
+def test_round_trip(builder, image, folder):
+    again = load_image(folder)
+    assert again.data == image.data
+    assert again.geometry == TINY
+    assert again.layers == image.layers
+    output = Emulator(TINY, again.data).run(again.pack_input(builder.codes), again.output_bytes)
+    for name in image.tensors:
+        assert np.array_equal(again.unpack(output, name), builder.values[name])
+    logits = builder.values["logits"][:, :, 0, 0] * builder.nodes[-1].scale
+    assert again.predict(output).tolist() == logits.argmax(axis=1).tolist()
+
+
+def test_hex_holds_the_same_bytes(image, folder):
+    lines = (folder / "image.hex").read_text().split()
+    data = b"".join(bytes.fromhex(line)[::-1] for line in lines)
+    assert data[: len(image.data)] == image.data
+
+
+def test_compilation_is_deterministic(builder, image):
+    assert compile_graph(builder.graph(), TINY).data == image.data
+
+
+def test_an_image_is_replaced_as_a_whole(image, folder):
+    (folder / "stray").write_text("x")
+    save_image(image, folder)
+    assert sorted(os.listdir(folder)) == ["image.bin", "image.hex", "manifest.json", "model.npz"]
+    assert os.listdir(folder.parent) == ["image"]
+
+
+def test_a_folder_with_other_files_is_left_alone(image, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(ImageError, match="holds other files"):
+        save_image(image, tmp_path)
+    assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+def test_a_file_in_the_way_is_refused(image, tmp_path):
+    (tmp_path / "image").write_text("x")
+    with pytest.raises(ImageError, match="exists and is no directory"):
+        save_image(image, tmp_path / "image")
+
+
+def test_a_full_disk_leaves_nothing_behind(image, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    with pytest.raises(ImageError, match="cannot write: No space left on device"):
+        save_image(image, tmp_path / "image")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("position", [0, 5, 9, 14, 20, 29, 40, -1])
+def test_every_damaged_byte_is_noticed(image, folder, position):
+    data = bytearray(image.data)
+    data[position] ^= 0x10
+    (folder / "image.bin").write_bytes(bytes(data))
+    with pytest.raises(ImageError, match=r"image\.bin: "):
+        load_image(folder)
+
+
+def test_a_truncated_image_says_so(image, folder):
+    (folder / "image.bin").write_bytes(image.data[:-7])
+    with pytest.raises(ImageError, match=r"size is 0x[0-9a-f]+, expected"):
+        load_image(folder)
+    (folder / "image.bin").write_bytes(image.data[:10])
+    with pytest.raises(ImageError, match="10 bytes, less than a header of 32"):
+        load_image(folder)
+
+
+def test_another_geometry_is_refused(image):
+    other = dataclasses.replace(TINY, name="other", weight_words=2048)
+    with pytest.raises(ImageError, match=r"built for geometry 0x[0-9a-f]+, but other is 0x"):
+        check_image(image.data, other)
+    with pytest.raises(ImageError, match=r"built for geometry 0x[0-9a-f]+, but other is 0x"):
+        Emulator(other, image.data)
+
+
+@pytest.mark.parametrize("field", ["magic", "version"])
+def test_the_emulator_checks_the_header(image, field):
+    header = isa.IMAGE_HEADER.decode(image.data[:32])
+    data = isa.IMAGE_HEADER.encode(header | {field: 7}) + image.data[32:]
+    with pytest.raises(ImageError, match=f"image: {field} is 0x7, expected"):
+        Emulator(TINY, data)
+
+
+def test_another_networks_image_is_refused(folder, tmp_path):
+    b = small_network()
+    b.add(dataclasses.replace(b.nodes.pop(), offset=np.arange(3)))
+    save_image(compile_graph(b.graph(), TINY), tmp_path / "other")
+    (folder / "image.bin").write_bytes((tmp_path / "other" / "image.bin").read_bytes())
+    with pytest.raises(ImageError, match="does not belong to this manifest"):
+        load_image(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda m: m.pop("tensors"), "manifest, or is damaged"),
+        (lambda m: m.update(format="other"), "format 'other'"),
+        (lambda m: m.update(version=99), "version 99"),
+        (lambda m: m["tensors"][0].pop("offset"), "manifest, or is damaged"),
+        (lambda m: m["layers"][0].update(extra=1), "manifest, or is damaged"),
+    ],
+)
+def test_a_damaged_manifest_is_refused(folder, change, text):
+    path = folder / "manifest.json"
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+    with pytest.raises(ImageError, match=text):
+        load_image(folder)
+
+
+def test_an_impossible_geometry_in_a_manifest_is_refused(folder):
+    path = folder / "manifest.json"
+    document = json.loads(path.read_text())
+    document["geometry"]["tin"] = 7
+    path.write_text(json.dumps(document))
+    with pytest.raises(GeometryError, match="tin must be a power of two, not 7"):
+        load_image(folder)
+
+
+@pytest.mark.parametrize("name", ["image.bin", "manifest.json"])
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(ImageError, match=f"{name}: cannot read"):
+        load_image(folder)
+
+
+def test_a_missing_model_is_named(folder):
+    (folder / "model.npz").unlink()
+    with pytest.raises(ModelError, match=r"model\.npz: cannot read"):
+        load_image(folder)
+
+
+def test_garbage_is_no_manifest(folder):
+    (folder / "manifest.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ImageError, match=r"manifest\.json"):
+        load_image(folder)
