@@ -3,10 +3,10 @@
 PYTHON ?= python3.11
 ARGS ?=
 
-# The environment is made anew where its description changed: the name of the stamp says which
-# description it was made from, whatever the clock says.
+# The environment is brought up to date where its description, or the checkout's place, changed:
+# the name of the stamp says what it was made from, whatever the clock says.
 DESCRIPTION := pyproject.toml constraints.txt scripts/setup.sh
-STAMP := .venv/setup-$(shell cat $(DESCRIPTION) 2>/dev/null | sha256sum | cut -c 1-16)
+STAMP := .venv/setup-$(shell { pwd; cat $(DESCRIPTION); } | sha256sum | cut -c 1-16)
 BIN := .venv/bin
 # Folders that are packages of palquant; see [tool.setuptools.package-dir] in pyproject.toml.
 PACKAGES := golden hw sim sw
@@ -19,7 +19,7 @@ help: ## List these targets
 
 setup: $(STAMP) ## Make .venv with all tools (the other targets do this themselves)
 
-$(STAMP): $(DESCRIPTION)
+$(STAMP):
 	PYTHON=$(PYTHON) scripts/setup.sh
 	rm -f .venv/setup-*
 	touch $@
@@ -36,7 +36,7 @@ lint: $(STAMP) ## Check style, format and types
 	rm -rf build/types
 	mkdir -p build/types/palquant
 	ln -s $(CURDIR)/palquant/* $(addprefix $(CURDIR)/,$(PACKAGES)) build/types/palquant
-	$(BIN)/mypy
+	$(BIN)/python -m mypy
 
 format: $(STAMP) ## Format the code, and mend what ruff can mend
 	$(BIN)/ruff check --fix-only .

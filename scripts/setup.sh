@@ -56,7 +56,8 @@ if [[ $version != 3.11 ]]; then
     exit 1
 fi
 
-[[ -x .venv/bin/python ]] || "$python" -m venv .venv
+# An environment that an interruption left without pip is made anew.
+.venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
 # The build tools first: the package itself is then built with these very versions. All the rest
 # comes in one step, with every version given, so that no other torch is ever considered.
 pip=(.venv/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt)
