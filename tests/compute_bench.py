@@ -90,7 +90,12 @@ class Bench:
 
     def __init__(self, geometry, slots, instructions, seed=0, gaps=None, loads=(), stores=()):
         self.geometry = geometry
-        self.slots = slots
+        used = {
+            fields["parameter_slot"] + k
+            for fields in instructions
+            for k in range(fields["output_chunks"] * geometry.beats)
+        }
+        self.slots = {slot: rows for slot, rows in slots.items() if slot in used}
         self.instructions = instructions
         self.gaps = gaps or [0] * len(instructions)
         self.loads, self.stores = list(loads), list(stores)
