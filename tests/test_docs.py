@@ -1,0 +1,113 @@
+"""Whether the documents say what is."""
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from palquant.cli import build_parser
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+PACKAGES = ("golden", "hw", "sim", "sw")
+
+
+def load_tables():
+    specification = importlib.util.spec_from_file_location(
+        "docs_tables", ROOT / "scripts/docs_tables.py"
+    )
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+docs_tables = load_tables()
+
+
+def name(path):
+    return str(path.relative_to(ROOT))
+
+
+def commands(text):
+    """Lines of a document's shell examples."""
+    blocks = re.findall(r"^```(?:sh|bash)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True) for line in lines if line.strip()]
+
+
+def headings(path):
+    """Anchors of a document's headings, as GitHub makes them."""
+    found = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in found}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_tables_are_up_to_date(path):
+    text = path.read_text()
+    assert docs_tables.fill(text) == text, "run `make docs`"
+
+
+def test_every_table_has_its_place():
+    used = [table for path in DOCUMENTS for table in docs_tables.markers(path.read_text())]
+    assert sorted(used) == sorted(docs_tables.TABLES)
+
+
+def test_a_stale_table_is_noticed():
+    stale = "before\n<!-- table: opcodes -->\n| old |\n<!-- end -->\nbehind\n"
+    fresh = docs_tables.fill(stale)
+    assert fresh.startswith("before\n<!-- table: opcodes -->\n\n| value | name | meaning |\n")
+    assert fresh.endswith("\n\n<!-- end -->\nbehind\n")
+    assert "old" not in fresh
+    assert docs_tables.fill(fresh) == fresh
+    with pytest.raises(KeyError, match="nothing"):
+        docs_tables.fill(stale.replace("opcodes", "nothing"))
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
+        if re.match(r"https?://", target):
+            continue
+        file, _, anchor = target.partition("#")
+        where = path.parent / file if file else path
+        assert where.exists(), target
+        assert not anchor or anchor in headings(where), target
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_files_that_are_named_exist(path):
+    folders = "|".join((*PACKAGES, "palquant", "tests", "scripts", "docs", ".ci"))
+    for file in re.findall(rf"`((?:{folders})/[\w./-]*)`", path.read_text()):
+        assert (ROOT / file).exists(), file
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_architecture_names_every_module(package):
+    text = (ROOT / "docs/architecture.md").read_text()
+    files = {name(path) for path in (ROOT / package).glob("*.py") if path.stem != "__init__"}
+    assert files
+    assert {file for file in files if f"`{file}`" not in text} == set()
+
+
+def test_every_decision_is_listed():
+    folder = ROOT / "docs/decisions"
+    listed = re.findall(r"\]\((\S+)\)", (folder / "README.md").read_text())
+    assert sorted(listed) == sorted(p.name for p in folder.glob("*.md") if p.name != "README.md")
+
+
+def test_commands_in_the_documents_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    checked = 0
+    for path in DOCUMENTS:
+        for words in commands(path.read_text()):
+            program = Path(words[0]).name
+            if program == "make":
+                assert set(words[1:2]) <= targets, words
+            elif program == "palquant":
+                build_parser().parse_args(words[1:])
+            else:
+                continue
+            checked += 1
+    assert checked >= 5
