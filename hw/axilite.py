@@ -65,6 +65,7 @@ class RegisterFile(wiring.Component):
         return self._registers
 
     def elaborate(self, platform: object) -> Module:
+        """Writes here, reads below."""
         m = Module()
         bus = self.bus
         self._read(m)

@@ -9,7 +9,8 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from palquant.hw import isa
-from palquant.hw.axi import ReadArbiter, ReadChannels, WriteChannels
+from palquant.hw.arbiter import ReadArbiter
+from palquant.hw.axi import ReadChannels, WriteChannels
 from palquant.hw.config import Geometry
 from palquant.hw.counters import Attribution, Counters
 from palquant.hw.fetch import COUNT_BITS, FetchUnit, Settings
@@ -123,6 +124,7 @@ class Core(wiring.Component):
         return self._compute
 
     def elaborate(self, platform: object) -> Module:
+        """Make the units and connect them; see the methods below for what is only observed."""
         m = Module()
         geometry, compute = self._geometry, self._compute
 

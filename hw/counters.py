@@ -17,8 +17,8 @@ CAUSES = {
     Cause.ACTIVATIONS: Activity.ACTIVATIONS,
     Cause.PARAMETERS: Activity.PARAMETERS,
 }
-#: Widest increment: saturated lanes of one cycle.
-INCREMENT_BITS = 8
+#: Widest increment: two values for each of at most 128 lanes can be clipped in one cycle.
+INCREMENT_BITS = 9
 
 
 class Attribution(wiring.Component):
@@ -51,6 +51,7 @@ class Attribution(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
+        """The engine's word first, then the tokens'."""
         m = Module()
         m.d.comb += [
             self.next.eq((self.engine == Activity.DEPENDENCY) & self.idle & self.pending),
@@ -77,7 +78,7 @@ class Counters(wiring.Component):
         read_beat: ``In(1)``.
         fetch_beat: ``In(1)``.
         write_beat: ``In(1)``.
-        saturated: ``In(8)``, values clipped in this cycle.
+        saturated: ``In(9)``, values clipped in this cycle.
         values: ``Out(StructLayout)``, a field of 48 bits for each name. One cycle late.
     """
 
@@ -101,6 +102,7 @@ class Counters(wiring.Component):
         return self._geometry
 
     def elaborate(self, platform: object) -> Module:
+        """A counter for each name."""
         m = Module()
         if not self._geometry.counters:
             return m

@@ -59,6 +59,7 @@ class Decoder(wiring.Component):
         return self._geometry
 
     def elaborate(self, platform: object) -> Module:
+        """Look at the opcode, then at what it does not allow."""
         m = Module()
         bus_bits = self._geometry.bus_bits
         first = self.index == 0

@@ -109,6 +109,7 @@ class FetchUnit(wiring.Component):
         return self._geometry
 
     def elaborate(self, platform: object) -> Module:
+        """A state for each step from doorbell to done."""
         m = Module()
         byte_bits = self._geometry.bus_bytes.bit_length() - 1
         unit_beats = isa.UNIT_BITS // self._geometry.bus_bits

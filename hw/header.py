@@ -46,6 +46,7 @@ class HeaderReader(wiring.Component):
         return self._geometry
 
     def elaborate(self, platform: object) -> Module:
+        """Keep the beats, compare the fields."""
         m = Module()
         bus_bits = self._geometry.bus_bits
         bits = self.fields.as_value()

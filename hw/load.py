@@ -76,6 +76,7 @@ class LoadEngine(wiring.Component):
         return self._geometry
 
     def elaborate(self, platform: object) -> Module:
+        """Addresses on one side, data on the other, a queue of bursts between them."""
         m = Module()
         limit = self._geometry.outstanding_bursts
 
@@ -134,7 +135,7 @@ class LoadEngine(wiring.Component):
 
         with m.If(self.write.valid & ~self.write.ready):
             m.d.comb += self.stall.eq(Stall.MEMORY)
-        with m.Elif(self.address_waits):
+        with m.Elif(self.address_waits | (self.address.valid & ~self.address.ready)):
             m.d.comb += self.stall.eq(Stall.ADDRESS)
         with m.Elif(receiving & ~self.data.valid):
             m.d.comb += self.stall.eq(Stall.DATA)

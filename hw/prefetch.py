@@ -75,6 +75,7 @@ class Prefetch(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
+        """Ask while there is room, keep what comes, count both."""
         m = Module()
         byte_bits = self._geometry.bus_bytes.bit_length() - 1
         depth, burst_beats = self.depth, self.burst_beats

@@ -78,6 +78,7 @@ class InstructionQueue(wiring.Component):
         return self._layout
 
     def elaborate(self, platform: object) -> Module:
+        """A memory for each beat, written one by one and read together."""
         m = Module()
         depth = self._geometry.queue_depth
         level = Signal(range(depth + 1))

@@ -71,6 +71,7 @@ class StoreEngine(wiring.Component):
         return self._geometry
 
     def elaborate(self, platform: object) -> Module:
+        """Take bursts, read their beats, send them, wait for the responses."""
         m = Module()
         bus = self.bus
         limit = self._geometry.outstanding_bursts

@@ -85,6 +85,7 @@ class Supervisor(wiring.Component):
         return self._sources
 
     def elaborate(self, platform: object) -> Module:
+        """A state for each answer to the question what the machine is doing."""
         m = Module()
         failing = Signal()
         code = Signal(ErrorCode)

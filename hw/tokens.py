@@ -54,6 +54,7 @@ class TokenCounters(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
+        """Count up, count down."""
         m = Module()
         for giver in Engine:
             overflows = []
@@ -144,6 +145,7 @@ class Dispatcher(wiring.Component):
         return self._in_flight
 
     def elaborate(self, platform: object) -> Module:
+        """The next instruction on one side, those begun on the other."""
         m = Module()
         head = self.queue.payload
         waits = Cat(head[f"wait_{engine.name.lower()}"] for engine in Engine)

@@ -120,6 +120,7 @@ class RowWalker(wiring.Component):
         return self._bases
 
     def elaborate(self, platform: object) -> Module:
+        """Three stages: where the row lies, where it ends, whether that is allowed."""
         m = Module()
         byte_bits = self._geometry.bus_bytes.bit_length() - 1
 

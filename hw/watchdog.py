@@ -32,6 +32,7 @@ class Watchdog(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
+        """Count up, and back to 0 on progress."""
         m = Module()
         count = Signal(REGISTER_BITS)
         with m.If(self.progress | ~self.enable):
@@ -68,6 +69,7 @@ class OldestInstruction(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
+        """The lowest of up to three."""
         m = Module()
         found, lowest = self.valid[0], self.offsets[0]
         for engine in list(Engine)[1:]:

@@ -2,17 +2,30 @@
 
 import random
 
+from amaranth import ClockDomain, Module
 from amaranth.lib import data
 from amaranth.sim import Simulator
 
 
-def simulate(dut, main, *background):
-    """Run ``main`` to its end, beside processes that never end."""
-    simulator = Simulator(dut)
+def simulate(dut, main, *processes, testbenches=()):
+    """Run ``main`` to its end, beside others that never end.
+
+    Parameters:
+        dut: The design.
+        main: Testbench that decides how long it takes.
+        processes: They only sample and set, at clock edges. Much faster than testbenches.
+        testbenches: They may look at signals at any time.
+    """
+    m = Module()
+    m.domains.sync = ClockDomain()  # whether or not the design has registers
+    m.submodules.dut = dut
+    simulator = Simulator(m)
     simulator.add_clock(1e-8)
     simulator.add_testbench(main)
-    for process in background:
-        simulator.add_testbench(process, background=True)
+    for process in processes:
+        simulator.add_process(process)
+    for testbench in testbenches:
+        simulator.add_testbench(testbench, background=True)
     simulator.run()
 
 

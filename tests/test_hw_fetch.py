@@ -11,7 +11,7 @@ from programs import image, instruction_offsets, random_instruction, random_prog
 from simulation import plain, simulate, until
 
 from palquant.hw import isa
-from palquant.hw.axi import ReadArbiter
+from palquant.hw.arbiter import ReadArbiter
 from palquant.hw.config import geometry
 from palquant.hw.fetch import FetchUnit
 from palquant.hw.isa import Opcode
@@ -75,7 +75,7 @@ class Bench:
             ctx.set(self.unit.start, 0)
             await main(ctx)
 
-        simulate(m, whole, self.memory.run, self._queues)
+        simulate(m, whole, self.memory.run, testbenches=[self._queues])
 
     async def _queues(self, ctx):
         rng = random.Random(8)

@@ -10,7 +10,7 @@ from axi_memory import AxiMemory
 from simulation import plain, simulate, source, until
 from transfers import DRAM_BYTES, random_transfer, rows, set_regions
 
-from palquant.hw.axi import ReadArbiter
+from palquant.hw.arbiter import ReadArbiter
 from palquant.hw.config import geometry
 from palquant.hw.isa import Base, Memory
 from palquant.hw.load import LoadEngine

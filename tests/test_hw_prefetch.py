@@ -8,7 +8,7 @@ from amaranth.lib.wiring import connect
 from axi_memory import AxiMemory
 from simulation import simulate, sink, until
 
-from palquant.hw.axi import ReadArbiter
+from palquant.hw.arbiter import ReadArbiter
 from palquant.hw.config import geometry
 from palquant.hw.prefetch import Prefetch
 

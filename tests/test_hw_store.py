@@ -78,10 +78,10 @@ class Bench:
         waiting = None
         while True:
             ctx.set(port.ready, rng.random() >= self.port_stall)
-            _, _, valid, ready, memory, address = await ctx.tick().sample(
-                port.valid, port.ready, port.memory, port.address
+            _, _, halt, valid, ready, memory, address = await ctx.tick().sample(
+                self.engine.halt, port.valid, port.ready, port.memory, port.address
             )
-            if waiting is not None and not ctx.get(self.engine.halt):
+            if waiting is not None and not halt:
                 assert (valid, memory, address) == (1, *waiting), "request changed before ready"
             waiting = (memory, address) if valid and not ready else None
             if valid and ready:

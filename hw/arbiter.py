@@ -1,0 +1,156 @@
+"""Two readers that share one AXI4 read port."""
+
+from __future__ import annotations
+
+import enum
+
+from amaranth import Module, Mux, ShapeLike, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from palquant.hw.axi import ADDRESS, ID_BITS, ReadChannels, address_constants, read_beat
+from palquant.hw.config import Geometry
+
+
+class ReadSource(enum.IntEnum):
+    """Who reads: the transaction's identifier."""
+
+    FETCH = 0
+    LOAD = 1
+
+
+class RegisterSlice(wiring.Component):
+    """Passes a stream on at full rate, with registers in ``valid``, payload and ``ready``.
+
+    Parameters:
+        shape: Shape of the payload.
+
+    Members:
+        i: ``In(stream.Signature(shape))``.
+        o: ``Out(stream.Signature(shape))``, one cycle later.
+    """
+
+    LATENCY = 1
+
+    def __init__(self, shape: ShapeLike) -> None:
+        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
+        self._shape = shape
+
+    @property
+    def shape(self) -> ShapeLike:
+        """Shape of the payload."""
+        return self._shape
+
+    def elaborate(self, platform: object) -> Module:
+        """Two places: what goes out, and a spare for what comes when that has to wait."""
+        m = Module()
+        spare = Signal(self._shape)
+        spare_valid = Signal()
+        m.d.comb += self.i.ready.eq(~spare_valid)
+        with m.If(~self.o.valid | self.o.ready):
+            m.d.sync += spare_valid.eq(0)
+            with m.If(spare_valid):
+                m.d.sync += [self.o.payload.eq(spare), self.o.valid.eq(1)]
+            with m.Else():
+                m.d.sync += [self.o.payload.eq(self.i.payload), self.o.valid.eq(self.i.valid)]
+        with m.Elif(self.i.valid & self.i.ready):
+            m.d.sync += [spare.eq(self.i.payload), spare_valid.eq(1)]
+        return m
+
+
+class ReadArbiter(wiring.Component):
+    """Lets the fetch unit and the load engine share the read channels.
+
+    Each uses its own identifier (:class:`ReadSource`), so the memory may answer them in any order.
+    Whoever asks for a burst must be able to take all of its beats, sooner or later, without the
+    other's help. The fetch unit asks rarely and goes first.
+
+    Parameters:
+        geometry: Sizes of the machine.
+
+    Members:
+        fetch: ``In(stream.Signature(ADDRESS))``.
+        load: ``In(stream.Signature(ADDRESS))``.
+        halt: ``In(1)``. No further burst is taken while it is high.
+        fetch_data: ``Out(stream.Signature(read_beat(geometry)))``.
+        load_data: ``Out(stream.Signature(read_beat(geometry)))``.
+        fetch_waits: ``Out(1)``. An address of the fetch unit waits for the memory.
+        load_waits: ``Out(1)``. An address of the load engine waits for the memory.
+        bus: ``Out(ReadChannels(bus_bits))``.
+    """
+
+    #: From a burst's acceptance to ARVALID.
+    ADDRESS_LATENCY = 1
+    #: From RVALID to the reader.
+    DATA_LATENCY = RegisterSlice.LATENCY
+
+    def __init__(self, geometry: Geometry) -> None:
+        beat = read_beat(geometry)
+        super().__init__(
+            {
+                "fetch": In(stream.Signature(ADDRESS)),
+                "load": In(stream.Signature(ADDRESS)),
+                "halt": In(1),
+                "fetch_data": Out(stream.Signature(beat)),
+                "load_data": Out(stream.Signature(beat)),
+                "fetch_waits": Out(1),
+                "load_waits": Out(1),
+                "bus": Out(ReadChannels(geometry.bus_bits)),
+            }
+        )
+        self._geometry = geometry
+
+    @property
+    def geometry(self) -> Geometry:
+        """Sizes of the machine."""
+        return self._geometry
+
+    def elaborate(self, platform: object) -> Module:
+        """A register for the address, a slice for the data, the identifier as the switch."""
+        m = Module()
+        bus = self.bus
+        for name, value in address_constants(self._geometry).items():
+            m.d.comb += getattr(bus, "ar" + name).eq(value)
+
+        free = Signal()
+        m.d.comb += [
+            free.eq((~bus.arvalid | bus.arready) & ~self.halt),
+            self.fetch.ready.eq(free),
+            self.load.ready.eq(free & ~self.fetch.valid),
+            self.fetch_waits.eq(bus.arvalid & ~bus.arready & (bus.arid == ReadSource.FETCH)),
+            self.load_waits.eq(bus.arvalid & ~bus.arready & (bus.arid == ReadSource.LOAD)),
+        ]
+        with m.If(bus.arready):
+            m.d.sync += bus.arvalid.eq(0)
+        with m.If(free):
+            chosen = Mux(self.fetch.valid, self.fetch.payload, self.load.payload)
+            burst = data.View(ADDRESS, chosen)
+            m.d.sync += [
+                bus.arvalid.eq(self.fetch.valid | self.load.valid),
+                bus.araddr.eq(burst.address),
+                bus.arlen.eq(burst.length),
+                bus.arid.eq(Mux(self.fetch.valid, ReadSource.FETCH, ReadSource.LOAD)),
+            ]
+
+        received = data.StructLayout({"id": ID_BITS, "beat": read_beat(self._geometry)})
+        m.submodules.slice = slice_ = RegisterSlice(received)
+        m.d.comb += [
+            slice_.i.valid.eq(bus.rvalid),
+            bus.rready.eq(slice_.i.ready),
+            slice_.i.payload.id.eq(bus.rid),
+            slice_.i.payload.beat.data.eq(bus.rdata),
+            slice_.i.payload.beat.error.eq(bus.rresp[1]),
+            self.fetch_data.payload.eq(slice_.o.payload.beat),
+            self.load_data.payload.eq(slice_.o.payload.beat),
+        ]
+        with m.If(slice_.o.payload.id == ReadSource.FETCH):
+            m.d.comb += [
+                self.fetch_data.valid.eq(slice_.o.valid),
+                slice_.o.ready.eq(self.fetch_data.ready),
+            ]
+        with m.Else():
+            m.d.comb += [
+                self.load_data.valid.eq(slice_.o.valid),
+                slice_.o.ready.eq(self.load_data.ready),
+            ]
+        return m

@@ -1,0 +1,75 @@
+"""Writes the machine to files: Verilog, and what others need to know to talk to it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from amaranth.back import verilog
+
+from palquant.errors import ToolError
+from palquant.hw.config import Geometry
+from palquant.hw.describe import c_header, geometry_json, instructions_json, registers_json
+from palquant.hw.top import Accelerator
+
+#: Name of the Verilog module, and of its file.
+MODULE = "palquant"
+
+
+def verilog_text(geometry: Geometry) -> str:
+    """The accelerator as Verilog: module ``palquant`` and those below it.
+
+    The same geometry and the same versions of the tools give the same text, wherever the sources
+    lie: no attribute says where a line comes from.
+    """
+    text: str = verilog.convert(
+        Accelerator(geometry), name=MODULE, emit_src=False, strip_internal_attrs=True
+    )
+    return text
+
+
+def generate(geometry: Geometry, directory: str | os.PathLike[str]) -> list[Path]:
+    """Write a machine's files into ``directory``, which is made if it does not exist.
+
+    - ``palquant.v``: the accelerator
+    - ``palquant_registers.h``: register map, for C
+    - ``registers.json``: register map
+    - ``instructions.json``: instruction set and image header
+    - ``geometry.json``: sizes
+
+    Each file is complete whenever it exists under its name: it is written aside and renamed.
+
+    Returns:
+        The files' paths.
+
+    Raises:
+        ToolError: The directory or a file in it cannot be written.
+    """
+    texts = {
+        f"{MODULE}.v": verilog_text(geometry),
+        f"{MODULE}_registers.h": c_header(geometry),
+        "registers.json": registers_json(),
+        "instructions.json": instructions_json(),
+        "geometry.json": geometry_json(geometry),
+    }
+    target = Path(directory)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        return [_write(target / name, text) for name, text in texts.items()]
+    except OSError as error:
+        raise ToolError(f"cannot write to {target}: {error.strerror}") from error
+
+
+def _write(path: Path, text: str) -> Path:
+    """Write a file under another name, then give it its own."""
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        os.chmod(aside, 0o644)
+        os.replace(aside, path)
+    except BaseException:
+        os.unlink(aside)
+        raise
+    return path

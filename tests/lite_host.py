@@ -1,0 +1,61 @@
+"""An AXI4-Lite host for Amaranth's simulator."""
+
+import random
+
+
+class LiteHost:
+    """Reads and writes registers, with random pauses on all channels.
+
+    Parameters:
+        bus: Interface with the signals of ``palquant.hw.axi.Lite``.
+        stall: Probability that a channel pauses for a cycle.
+    """
+
+    def __init__(self, bus, *, stall=0.0, seed=0):
+        self.bus, self.stall = bus, stall
+        self.random = random.Random(seed)
+
+    async def write(self, ctx, address, value, strobe=0b1111):
+        """Write; returns the response."""
+        bus = self.bus
+        ctx.set(bus.awaddr, address)
+        ctx.set(bus.wdata, value)
+        ctx.set(bus.wstrb, strobe)
+        waiting = {"aw", "w"}
+        while waiting:
+            for channel in sorted(waiting):
+                if self.random.random() >= self.stall:
+                    ctx.set(getattr(bus, channel + "valid"), 1)
+            _, _, *done = await ctx.tick().sample(
+                bus.awvalid & bus.awready, bus.wvalid & bus.wready
+            )
+            for channel, gone in zip(("aw", "w"), done, strict=True):
+                if gone:
+                    waiting.discard(channel)
+                    ctx.set(getattr(bus, channel + "valid"), 0)
+        return await self._response(ctx, "b", bus.bresp)
+
+    async def read(self, ctx, address):
+        """Read; returns the value and the response."""
+        bus = self.bus
+        ctx.set(bus.araddr, address)
+        ctx.set(bus.arvalid, 1)
+        _, _, ready = await ctx.tick().sample(bus.arready)
+        while not ready:
+            _, _, ready = await ctx.tick().sample(bus.arready)
+        ctx.set(bus.arvalid, 0)
+        value = ctx.get(bus.rdata) if ctx.get(bus.rvalid) else None
+        response = await self._response(ctx, "r", bus.rresp)
+        return value, response
+
+    async def _response(self, ctx, channel, signal):
+        valid, ready = getattr(self.bus, channel + "valid"), getattr(self.bus, channel + "ready")
+        before = None
+        while True:
+            ctx.set(ready, self.random.random() >= self.stall)
+            _, _, was_valid, was_ready, response = await ctx.tick().sample(valid, ready, signal)
+            assert before is None or (was_valid, response) == (1, before)
+            before = response if was_valid else None
+            if was_valid and was_ready:
+                ctx.set(ready, 0)
+                return response

@@ -1,0 +1,58 @@
+"""The header is judged like the emulator judges it, whatever the bus width."""
+
+import dataclasses
+
+import pytest
+from simulation import plain, simulate
+
+from palquant.hw import isa
+from palquant.hw.config import geometry
+from palquant.hw.header import HeaderReader
+from palquant.hw.registers import ErrorCode
+
+KILOMAC = geometry("kilomac")
+FIELDS = {
+    "magic": isa.MAGIC,
+    "version": isa.VERSION,
+    "geometry": None,
+    "program_offset": 0x123456,
+    "body_offset": 0x89ABCDE0,
+    "size": 0xFEDCBA98,
+    "crc": 0xDEADBEEF,
+}
+
+
+def read(g, failing=None, **change):
+    """(verdict, fields) after a header of another image, and this one."""
+    dut = HeaderReader(g)
+    fields = {**FIELDS, "geometry": g.identity, **change}
+    result = []
+
+    async def main(ctx):
+        for content in (b"\xff" * 32, isa.IMAGE_HEADER.encode(fields)):
+            for index in range(32 // g.bus_bytes):
+                beat = content[index * g.bus_bytes : (index + 1) * g.bus_bytes]
+                ctx.set(dut.beat.data, int.from_bytes(beat, "little"))
+                ctx.set(dut.beat.error, index == failing)
+                ctx.set(dut.index, index)
+                ctx.set(dut.enable, 1)
+                await ctx.tick()
+        result.append(ErrorCode(plain(ctx.get(dut.verdict))))
+        result.append(plain(ctx.get(dut.fields)))
+
+    simulate(dut, main)
+    verdict, found = result
+    assert found == {"reserved": 0, **fields}
+    return verdict
+
+
+@pytest.mark.parametrize("bits", [32, 64, 128, 256])
+def test_verdict(bits):
+    g = dataclasses.replace(KILOMAC, bus_bits=bits)
+    assert read(g) is ErrorCode.NONE
+    assert read(g, magic=isa.MAGIC ^ 0x01000000) is ErrorCode.MAGIC
+    assert read(g, version=isa.VERSION ^ 0x8000) is ErrorCode.VERSION
+    assert read(g, geometry=g.identity ^ 0x80000000) is ErrorCode.GEOMETRY
+    assert read(g, magic=0, version=0, geometry=0) is ErrorCode.MAGIC
+    for index in range(32 // g.bus_bytes):
+        assert read(g, failing=index) is ErrorCode.READ_RESPONSE

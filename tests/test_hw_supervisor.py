@@ -1,0 +1,142 @@
+"""A run begins, ends, fails and is cleaned up in the order that the supervisor promises."""
+
+import itertools
+
+import pytest
+from simulation import plain, simulate
+
+from palquant.hw.registers import ErrorCode
+from palquant.hw.supervisor import SOURCES, Supervisor
+
+STATUS = ("running", "halt", "busy", "done", "error", "resetting")
+
+
+class Bench:
+    def __init__(self):
+        self.dut = Supervisor()
+        self.strobes = []
+
+    def run(self, main):
+        simulate(self.dut, main, self._watch)
+
+    async def _watch(self, ctx):
+        names = ("clear", "go", "ended", "failed")
+        while True:
+            _, _, *values = await ctx.tick().sample(*(getattr(self.dut, name) for name in names))
+            self.strobes += [name for name, value in zip(names, values, strict=True) if value]
+
+    async def strobe(self, ctx, name, **report):
+        signal = getattr(self.dut, name)
+        if report:
+            ctx.set(signal.code, report["code"])
+            ctx.set(signal.offset, report["offset"])
+            signal = signal.valid
+        ctx.set(signal, 1)
+        await ctx.tick()
+        ctx.set(signal, 0)
+        await ctx.tick().repeat(2)
+
+    def status(self, ctx):
+        return {name for name in STATUS if ctx.get(getattr(self.dut, name))}
+
+
+def test_run_that_ends_well_can_be_followed_by_another():
+    bench = Bench()
+
+    async def main(ctx):
+        ctx.set(bench.dut.quiet, 1)
+        await ctx.tick()
+        assert bench.status(ctx) == set()
+        for _ in range(2):
+            await bench.strobe(ctx, "start")
+            assert bench.status(ctx) == {"running", "busy"}
+            await bench.strobe(ctx, "start")  # has no effect
+            await bench.strobe(ctx, "finished")
+            assert bench.status(ctx) == {"done"}
+
+    bench.run(main)
+    assert bench.strobes == ["clear", "go", "ended"] * 2
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_error_halts_until_reset(source):
+    bench = Bench()
+
+    async def main(ctx):
+        dut = bench.dut
+        await bench.strobe(ctx, "start")
+        await bench.strobe(ctx, f"report_{source}", code=ErrorCode.ADDRESS, offset=0x1234)
+        assert bench.status(ctx) == {"halt", "busy", "error"}
+        other = next(name for name in SOURCES if name != source)
+        await bench.strobe(ctx, f"report_{other}", code=ErrorCode.MAGIC, offset=0)
+        await bench.strobe(ctx, "finished")
+        await bench.strobe(ctx, "start")
+        ctx.set(dut.quiet, 1)
+        assert bench.status(ctx) == {"halt", "error"}
+        assert plain(ctx.get(dut.code)) == ErrorCode.ADDRESS
+        assert ctx.get(dut.offset) == 0x1234
+        await bench.strobe(ctx, "reset")
+        assert bench.status(ctx) == set()
+        assert plain(ctx.get(dut.code)) == ErrorCode.NONE
+        await bench.strobe(ctx, "start")
+        assert bench.status(ctx) == {"running", "busy"}
+
+    bench.run(main)
+    assert bench.strobes == ["clear", "go", "failed", "clear", "clear", "go"]
+
+
+def test_reset_waits_for_the_bus():
+    bench = Bench()
+
+    async def main(ctx):
+        await bench.strobe(ctx, "start")
+        await bench.strobe(ctx, "reset")
+        await ctx.tick().repeat(20)
+        assert bench.status(ctx) == {"halt", "busy", "resetting"}
+        assert bench.strobes == ["clear", "go"]
+        ctx.set(bench.dut.quiet, 1)
+        await ctx.tick().repeat(3)
+        assert bench.status(ctx) == set()
+
+    bench.run(main)
+    assert bench.strobes == ["clear", "go", "clear"]
+
+
+@pytest.mark.parametrize("delay", [0, 1, 2, 3])
+def test_reset_counts_whenever_it_comes(delay):
+    bench = Bench()
+
+    async def main(ctx):
+        ctx.set(bench.dut.quiet, 1)
+        ctx.set(bench.dut.start, 1)
+        ctx.set(bench.dut.reset, delay == 0)
+        await ctx.tick()
+        ctx.set(bench.dut.start, 0)
+        ctx.set(bench.dut.reset, 0)
+        for cycle in range(1, delay + 1):
+            ctx.set(bench.dut.reset, cycle == delay)
+            await ctx.tick()
+        ctx.set(bench.dut.reset, 0)
+        await ctx.tick().repeat(4)
+        assert bench.status(ctx) == set()
+        assert bench.strobes[-1] == "clear"
+
+    bench.run(main)
+
+
+def test_first_named_of_simultaneous_errors_counts():
+    for first, second in itertools.combinations(SOURCES, 2):
+        bench = Bench()
+
+        async def main(ctx, first=first, second=second, bench=bench):
+            dut = bench.dut
+            await bench.strobe(ctx, "start")
+            for name, offset in ((first, 1), (second, 2)):
+                report = getattr(dut, f"report_{name}")
+                ctx.set(report.valid, 1)
+                ctx.set(report.code, ErrorCode.OPCODE if offset == 1 else ErrorCode.WATCHDOG)
+                ctx.set(report.offset, offset)
+            await ctx.tick().repeat(2)
+            assert (plain(ctx.get(dut.code)), ctx.get(dut.offset)) == (ErrorCode.OPCODE, 1)
+
+        bench.run(main)

@@ -1,0 +1,174 @@
+"""Whole runs: results in memory, registers that tell the truth, cycles that add up."""
+
+import dataclasses
+from collections import Counter
+
+import pytest
+from machine import INPUT, OUTPUT, Machine, Tiles
+
+from palquant.hw import isa
+from palquant.hw.config import geometry
+from palquant.hw.registers import WATCHDOG_RESET, Activity, Stall
+from palquant.hw.top import TRACE_IDLE
+
+TINY = geometry("tiny")
+GEOMETRIES = {
+    "tiny": TINY,
+    "kilomac": geometry("kilomac"),
+    "small": dataclasses.replace(
+        TINY, bus_bits=32, burst_beats=2, outstanding_bursts=1, queue_depth=1, counters=False
+    ),
+}
+GOOD = {"busy": 0, "done": 1, "error": 0, "resetting": 0, "code": 0}
+
+
+@pytest.mark.parametrize("g", GEOMETRIES.values(), ids=GEOMETRIES)
+@pytest.mark.parametrize(("stall", "latency"), [(0.0, 0), (0.0, 40), (0.3, 5)])
+def test_run_equals_reference(g, stall, latency):
+    machine = Machine(g, stall=stall, latency=latency, host_stall=stall)
+    machine.double.port_stall = stall
+    tiles = Tiles(g, seed=latency, max_beats=8 if g.bus_bits > 32 else 4)
+    images = 2
+    machine.load(tiles.program)
+    inputs = [machine.memory.dump(INPUT + i * tiles.bytes, tiles.bytes) for i in range(images)]
+    loaded, stored, saturations = tiles.loaded, tiles.stored, 0
+    for layer, beats, _ in tiles.tiles:
+        saturations += machine.double.saturations(layer) * beats
+
+    async def main(ctx):
+        await machine.start(ctx, images=images, stride=tiles.bytes)
+        assert await machine.interrupt(ctx) == GOOD
+        assert await machine.read(ctx, "IMAGES_DONE") == images
+        assert await machine.read(ctx, "ERROR_ADDRESS") == 0
+        assert set((await machine.read(ctx, "STALL")).values()) == {Stall.IDLE}
+        found = await machine.counters(ctx)
+        if not g.counters:
+            assert set(found.values()) == {0}
+            return
+        assert found["READ_BEATS"] == images * loaded
+        assert found["WRITE_BEATS"] == images * stored
+        assert found["READ_BEATS"] + found["FETCH_BEATS"] == machine.memory.beats["r"]
+        assert found["SATURATIONS"] == images * saturations
+        assert found["ARRAY"] == images * loaded
+        assert sum(found[activity.name] for activity in Activity) == found["CYCLES"] > 0
+
+    machine.run(main)
+    assert machine.memory.quiet
+    for index, data in enumerate(inputs):
+        result = machine.memory.dump(OUTPUT + index * tiles.bytes, tiles.bytes)
+        assert result == tiles.reference(data)
+    assert machine.double.layers == [layer for layer, _, _ in tiles.tiles] * images
+
+
+def test_runs_follow_one_another_and_settings_are_taken_at_the_doorbell():
+    machine = Machine(TINY, latency=10)
+    tiles = Tiles(TINY, count=4)
+    machine.load(tiles.program)
+
+    async def main(ctx):
+        for run in range(2):
+            source, target = INPUT + 0x1000 * run, OUTPUT + 0x1000 * run
+            await machine.start(ctx, INPUT_ADDRESS=source, OUTPUT_ADDRESS=target)
+            for name in ("IMAGE_ADDRESS", "INPUT_ADDRESS", "OUTPUT_ADDRESS"):
+                await machine.write(ctx, name, 0)
+            await machine.write(ctx, "IMAGE_COUNT", 99)
+            await machine.write(ctx, "CONTROL", start=1)  # no effect while busy
+            assert (await machine.read(ctx, "STATUS"))["busy"]
+            assert await machine.interrupt(ctx) == GOOD
+            assert await machine.read(ctx, "IMAGES_DONE") == 1
+            data = machine.memory.dump(source, tiles.bytes)
+            assert machine.memory.dump(target, tiles.bytes) == tiles.reference(data)
+
+    machine.run(main)
+    assert len(machine.double.layers) == 2 * len(tiles.tiles)
+
+
+@pytest.mark.parametrize("g", GEOMETRIES.values(), ids=GEOMETRIES)
+def test_identity(g):
+    machine = Machine(g)
+
+    async def main(ctx):
+        assert await machine.read(ctx, "ID") == isa.MAGIC
+        assert await machine.read(ctx, "VERSION") == isa.VERSION
+        assert await machine.read(ctx, "GEOMETRY") == g.identity
+        assert await machine.read(ctx, "CAPABILITY") == {
+            "tin": g.tin,
+            "tout": g.tout,
+            "lanes": g.lanes,
+            "bus_bytes": g.bus_bytes,
+            "counters": g.counters,
+        }
+        assert await machine.read(ctx, "WATCHDOG_LIMIT") == WATCHDOG_RESET
+        assert set((await machine.read(ctx, "STATUS")).values()) == {0}
+
+    machine.run(main)
+
+
+def test_interrupt_line_follows_enable_and_status():
+    machine = Machine(TINY)
+    machine.load([isa.encode(isa.Opcode.END)])
+
+    async def main(ctx):
+        await machine.start(ctx)
+        await machine.write(ctx, "INTERRUPT_ENABLE", error=1)
+        await ctx.tick().repeat(200)
+        assert (await machine.read(ctx, "STATUS"))["done"]
+        assert not ctx.get(machine.dut.irq)
+        await machine.write(ctx, "INTERRUPT_ENABLE", done=1)
+        assert ctx.get(machine.dut.irq)
+        assert await machine.interrupt(ctx) == GOOD
+
+    machine.run(main)
+
+
+def test_trace_tells_layer_and_activity_of_each_cycle():
+    machine = Machine(TINY, latency=15)
+    tiles = Tiles(TINY, count=5)
+    machine.load(tiles.program)
+    dut = machine.dut
+    seen, loads, stores = Counter(), set(), set()
+
+    async def watch(ctx):
+        while True:
+            _, _, activity, layer, *v = await ctx.tick().sample(
+                dut.trace_activity, dut.trace_layer, dut.trace_load_busy, dut.trace_load_layer,
+                dut.trace_store_busy, dut.trace_store_layer,
+            )  # fmt: skip
+            if activity != TRACE_IDLE:
+                seen[Activity(activity), layer] += 1
+            if v[0]:
+                loads.add(v[1])
+            if v[2]:
+                stores.add(v[3])
+
+    async def main(ctx):
+        await machine.start(ctx)
+        await machine.interrupt(ctx)
+        counters = await machine.counters(ctx)
+        for activity in Activity:
+            cycles = sum(count for (a, _), count in seen.items() if a is activity)
+            assert cycles == counters[activity.name]
+
+    machine.run(main, watch)
+    for layer, beats, _ in tiles.tiles:
+        assert seen[Activity.ARRAY, layer] == beats
+    layers = {layer for layer, _, _ in tiles.tiles}
+    assert loads == stores == layers
+    assert 0 in {layer for activity, layer in seen if activity is Activity.ACTIVATIONS} <= layers
+
+
+def test_counters_cover_doorbell_to_end():
+    machine = Machine(TINY)
+    tiles = Tiles(TINY, count=2)
+    machine.load(tiles.program)
+
+    async def main(ctx):
+        for _ in range(2):
+            await machine.start(ctx)
+            await machine.interrupt(ctx)
+            found = await machine.counters(ctx)
+            assert found["READ_BEATS"] == tiles.loaded
+            await ctx.tick().repeat(50)
+            assert await machine.counters(ctx) == found
+
+    machine.run(main)
