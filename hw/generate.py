@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from amaranth.back import verilog
+from amaranth.back import verilog as backend
 
 from palquant.errors import ToolError
 from palquant.hw.config import Geometry
@@ -17,13 +17,13 @@ from palquant.hw.top import Accelerator
 MODULE = "palquant"
 
 
-def verilog_text(geometry: Geometry) -> str:
+def verilog(geometry: Geometry) -> str:
     """The accelerator as Verilog: module ``palquant`` and those below it.
 
     The same geometry and the same versions of the tools give the same text, wherever the sources
     lie: no attribute says where a line comes from.
     """
-    text: str = verilog.convert(
+    text: str = backend.convert(
         Accelerator(geometry), name=MODULE, emit_src=False, strip_internal_attrs=True
     )
     return text
@@ -47,7 +47,7 @@ def generate(geometry: Geometry, directory: str | os.PathLike[str]) -> list[Path
         ToolError: The directory or a file in it cannot be written.
     """
     texts = {
-        f"{MODULE}.v": verilog_text(geometry),
+        f"{MODULE}.v": verilog(geometry),
         f"{MODULE}_registers.h": c_header(geometry),
         "registers.json": registers_json(),
         "instructions.json": instructions_json(),

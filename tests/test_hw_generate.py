@@ -98,14 +98,14 @@ def test_text_does_not_depend_on_hashes_or_folders(files, tmp_path):
 
 
 def test_folder_that_cannot_be_made(tmp_path, monkeypatch):
-    monkeypatch.setattr("palquant.hw.generate.verilog_text", lambda geometry: "")
+    monkeypatch.setattr("palquant.hw.generate.verilog", lambda geometry: "")
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ToolError, match=r"^cannot write to .*file/below: Not a directory$"):
         generate(TINY, tmp_path / "file" / "below")
 
 
 def test_failure_leaves_the_old_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("palquant.hw.generate.verilog_text", lambda geometry: "new")
+    monkeypatch.setattr("palquant.hw.generate.verilog", lambda geometry: "new")
     (tmp_path / "palquant.v").write_text("old")
 
     def fail(source, target):
