@@ -9,7 +9,7 @@ for M, B and Sh, and the bisected chain of layers for thresholds.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -73,12 +73,14 @@ class _Whole:
         step: Real value of one unit.
         low: Smallest value per channel, zero point subtracted, int64, shape (C,) or (1,).
         high: Largest value per channel.
+        correction: As in ``Integers``.
     """
 
     tensor: str
     step: Tensor
     low: Tensor
     high: Tensor
+    correction: Tensor | float = 0.0
 
 
 @dataclass(frozen=True)
@@ -217,13 +219,15 @@ class _Exporter:
         )  # fmt: skip
         low = torch.tensor([-module.zero_point])
         step = torch.tensor(module.scale, dtype=torch.float64)
-        return _Whole(self._append(node), step, low, low + (1 << module.bits) - 1)
+        high = low + (1 << module.bits) - 1
+        return _Whole(self._append(node), step, low, high, -float(module.zero_point))
 
     def wide_convolution(self, path: str, module: WideConvolution, x: _Whole) -> _Whole:
         codes = module.quantize_weight.to_int(module.weight)
-        return self._convolution(
+        sums = self._convolution(
             path, module, x.tensor, codes, module.step(x.step), (x.low, x.high)
         )
+        return replace(sums, correction=module.correction(x.correction))
 
     def parallel_convolution(self, path: str, module: ParallelConvolution, x: _Real) -> _Whole:
         quantize, weights = module.quantize, module.quantize_weight
@@ -281,7 +285,7 @@ class _Exporter:
                 x.tensor, lambda v: module(Integers(v, x.step)),
                 x.low.expand(channels), x.high.expand(channels), None,
             )  # fmt: skip
-        self._affine(path, x.tensor, module.requantization(x.step))
+        self._affine(path, x.tensor, module.requantization(x.step, x.correction))
         return self._residual(path, module.stream)
 
     def _affine(self, name: str, source: str, integers: Requantization) -> None:

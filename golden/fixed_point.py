@@ -56,7 +56,13 @@ def _power_of_two(exponent: Tensor) -> Tensor:
     return (torch.ones_like(exponent) << exponent).double()
 
 
-def derive_requantization(gain: Tensor, center: Tensor, value: Tensor, bits: int) -> Requantization:
+def derive_requantization(
+    gain: Tensor,
+    center: Tensor,
+    value: Tensor,
+    bits: int,
+    correction: Tensor | float = 0.0,
+) -> Requantization:
     """M, B and Sh of the line ``gain * (x - center) + value``, rounded to nearest.
 
     Sh is the largest shift at which M and B fit their registers. The line is given by a point,
@@ -68,6 +74,8 @@ def derive_requantization(gain: Tensor, center: Tensor, value: Tensor, bits: int
         center: An x near those that occur, float64, shape (C,).
         value: Result at ``center``, in units of the result, float64, shape (C,).
         bits: Width of the result.
+        correction: What the machine's sum over unsigned codes lacks to be x; it multiplies it by
+            M as well and keeps the product within B, so that must fit too.
 
     Raises:
         RangeError: A channel has no representable B, or a parameter is no number.
@@ -78,7 +86,9 @@ def derive_requantization(gain: Tensor, center: Tensor, value: Tensor, bits: int
     exact = torch.round(gain * power)
     scale = exact.clamp(-scale_limit, scale_limit - 1)
     offset = torch.round(value * power - scale * center) + torch.floor(power / 2)
-    fits = (offset >= -offset_limit) & (offset < offset_limit)
+    stored = offset + scale * correction
+    fits = torch.maximum(offset, stored) < offset_limit
+    fits &= torch.minimum(offset, stored) >= -offset_limit
     # At a shift of 0 a saturated M is steeper than any 16-bit result can follow.
     fits &= (scale == exact) | (shifts == 0)
     if not fits.any(0).all():

@@ -220,7 +220,11 @@ class WideConvolution(_Convolution):
         sums = convolve(
             values, levels, self.stride, self.padding, self.groups, exact=not self.training
         )
-        return Integers(sums, self.step(x.step))
+        return Integers(sums, self.step(x.step), self.correction(x.correction))
+
+    def correction(self, unit: Tensor | float) -> Tensor:
+        """Correction of the accumulators, shape (O,), from that of the input (``Integers``)."""
+        return unit * self.quantize_weight(self.weight).detach().double().sum((1, 2, 3))
 
 
 class BatchNormAffine(nn.Module):
@@ -276,7 +280,7 @@ class BatchNormAffine(nn.Module):
             return self.normalise(x)
         if self.stream.observing:
             self.stream.observe(self.normalise(x))
-        return self.requantization(x.step)(x.values) * self.stream.step
+        return self.requantization(x.step, x.correction)(x.values) * self.stream.step
 
     def _gain(self) -> Tensor:
         return self.weight.double() / torch.sqrt(self.running_var.double() + self.eps)
@@ -289,11 +293,12 @@ class BatchNormAffine(nn.Module):
         return (x.values.double() * x.step.double() - mean) * gain + bias.double()
 
     @torch.no_grad()
-    def requantization(self, step: Tensor) -> Requantization:
+    def requantization(self, step: Tensor, correction: Tensor | float = 0.0) -> Requantization:
         """M, B and Sh for an accumulator of the given step.
 
         Parameters:
             step: Real value of one unit, shape () or (1, C, 1, 1).
+            correction: The accumulator's correction (``Integers``).
 
         Raises:
             RangeError: A channel has no representable B.
@@ -305,7 +310,9 @@ class BatchNormAffine(nn.Module):
         # A step of 0 makes a constant: its value is that of a zero accumulator.
         center = torch.where(step > 0, mean / step, 0.0)
         value = self.bias.double() - torch.where(step > 0, 0.0, mean * gain)
-        return derive_requantization(gain * step / unit, center, value / unit, self.stream.bits)
+        return derive_requantization(
+            gain * step / unit, center, value / unit, self.stream.bits, correction
+        )
 
 
 class ResidualAdd(nn.Module):

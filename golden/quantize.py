@@ -25,10 +25,14 @@ class Integers(NamedTuple):
     Parameters:
         values: Integer values in a float tensor, shape (N, C, H, W).
         step: Real value of one unit, shape () or (1, C, 1, 1).
+        correction: What makes ``values`` of the machine's own integers, which it forms from
+            unsigned codes: minus the zero point for codes, and for their sums that times the sum
+            of the weights; shape () or (C,).
     """
 
     values: Tensor
     step: Tensor
+    correction: Tensor | float = 0.0
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -267,4 +271,5 @@ class InputQuantizer(nn.Module):
         )
         values = torch.round((images.double() - mean) / std / self.scale)
         values = values.clamp(-self.zero_point, (1 << self.bits) - 1 - self.zero_point)
-        return Integers(values.float(), torch.tensor(self.scale, dtype=torch.float64))
+        step = torch.tensor(self.scale, dtype=torch.float64)
+        return Integers(values.float(), step, -float(self.zero_point))

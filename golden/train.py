@@ -112,6 +112,7 @@ class TrainResult:
     """What a run leaves behind.
 
     Parameters:
+        network: Trained network, in eval mode.
         graph: Exported network, as in the model file.
         top1: Share of held-out images that the integer network classifies correctly, 0..1.
         history: One entry per epoch, as in the metrics file.
@@ -120,6 +121,7 @@ class TrainResult:
         checkpoint: Path of the last checkpoint.
     """
 
+    network: nn.Module
     graph: Graph
     top1: float
     history: list[dict[str, float]]
@@ -164,7 +166,7 @@ def train(
                 bar.set_postfix(loss=f"{entry['loss']:.3f}", top1=f"{entry['top1']:.1%}")
                 bar.update()
         run.model.eval()
-        top1 = run.history[-1]["top1"]
+        top1 = evaluate(run.model, split.test_images, split.test_labels)
         graph = export(
             run.model,
             name=config.network.name,
@@ -175,8 +177,9 @@ def train(
         save_model(graph, output / MODEL_FILE)
     _write_metrics(run.history, output / METRICS_FILE)
     return TrainResult(
-        graph, top1, run.history, output / MODEL_FILE, output / METRICS_FILE, run.checkpoint
-    )
+        run.model, graph, top1, run.history,
+        output / MODEL_FILE, output / METRICS_FILE, run.checkpoint,
+    )  # fmt: skip
 
 
 @torch.no_grad()

@@ -32,28 +32,57 @@ def verify(model: nn.Module, graph: Graph, images: npt.NDArray[Any]) -> int:
         MismatchError: The first difference: tensor, image, channel, y, x, expected (the network's
             own value), actual (the graph's).
     """
-    expected = observe(model, graph, images)
-    actual = run(graph, to_codes(images, graph.input))
-    compared = 0
-    for node in graph:
-        if node.name not in expected:
-            continue
-        found = actual[node.name].astype(np.float64)
-        if isinstance(node, Logits):
-            found = found * node.scale.reshape(-1, 1, 1)
-        wanted = expected[node.name].reshape(found.shape)
+    differences = compare(model, graph, images)
+    for name, (wanted, found) in differences.items():
         differ = np.argwhere(wanted != found)
         if len(differ):
             n, c, y, x = (int(i) for i in differ[0])
             raise MismatchError(
-                f"{node.name}: image {n}, channel {c}, y {y}, x {x}: expected "
+                f"{name}: image {n}, channel {c}, y {y}, x {x}: expected "
                 f"{wanted[n, c, y, x]:g}, actual {found[n, c, y, x]:g} "
                 f"({len(differ)} of {wanted.size} differ)"
             )
-        compared += wanted.size
-    if not compared:
+    return sum(wanted.size for wanted, _ in differences.values())
+
+
+def count_mismatches(model: nn.Module, graph: Graph, images: npt.NDArray[Any]) -> tuple[int, int]:
+    """How many integers of both sides were compared, and how many differ.
+
+    Parameters:
+        model: Network in eval mode.
+        graph: Its export.
+        images: float32 or uint8, shape (N, C, H, W).
+
+    Raises:
+        MismatchError: There is nothing to compare.
+    """
+    pairs = compare(model, graph, images).values()
+    return (
+        sum(wanted.size for wanted, _ in pairs),
+        sum(int((wanted != found).sum()) for wanted, found in pairs),
+    )
+
+
+def compare(
+    model: nn.Module, graph: Graph, images: npt.NDArray[Any]
+) -> dict[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
+    """Tensors that both sides have: the network's values, and the graph's, (N, C, H, W) each.
+
+    Raises:
+        MismatchError: There are none.
+    """
+    expected = observe(model, graph, images)
+    actual = run(graph, to_codes(images, graph.input))
+    found = {}
+    for node in graph:
+        if node.name in expected:
+            values = actual[node.name].astype(np.float64)
+            if isinstance(node, Logits):
+                values = values * node.scale.reshape(-1, 1, 1)
+            found[node.name] = expected[node.name].reshape(values.shape), values
+    if not found:
         raise MismatchError("the network and the graph have no tensor in common")
-    return compared
+    return found
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ import numpy as np
 from palquant.files import write_json
 from palquant.golden.data import Split, load_digits_split
 from palquant.golden.reference import run as run_reference
-from palquant.golden.train import TrainConfig, load_network, train
+from palquant.golden.train import TrainConfig, train
 from palquant.golden.verify import count_mismatches
 from palquant.hw.config import Geometry, geometry
 from palquant.sim.driver import Simulator
@@ -81,8 +81,7 @@ def run_network(
     """Train, compile, run and compare one network."""
     result = train(config, folder, resume=True)
     graph = result.graph
-    model = load_network(config, result.checkpoint)
-    _, code_mismatches = count_mismatches(model, graph, split.test_images)
+    _, code_mismatches = count_mismatches(result.network, graph, split.test_images)
     compiled = compile_graph(graph, machine)
     save_image(compiled, folder / "image")
 

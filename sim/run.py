@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from palquant.hw.registers import Activity
+from palquant.hw.top import TRACE_IDLE
 from palquant.sim.driver import SimulationResult, Simulator
 from palquant.sim.execute import Bus, Progress
 from palquant.sw.emulator import Emulator
@@ -83,20 +84,26 @@ class Profile:
 
     @property
     def activity(self) -> dict[str, int]:
-        """Cycles by activity over all layers; they add up to :attr:`cycles`."""
+        """Cycles by activity over all layers; ``OUTSIDE`` is the rest, and all add up to cycles."""
         total: dict[str, int] = {}
         for layer in self.layers:
             for name, cycles in layer.activity.items():
                 total[name] = total.get(name, 0) + cycles
+        total["OUTSIDE"] = self.cycles - sum(total.values())
         return total
 
 
 def profile(image: MemoryImage, result: SimulationResult) -> Profile:
-    """Cycles by layer and activity of a simulation."""
+    """Cycles by layer and activity of a simulation.
+
+    The few cycles between the doorbell's bus handshake and the run's first cycle, and between its
+    last and the interrupt, belong to no layer; they are in :attr:`Profile.cycles` alone.
+    """
     images = len(result.outputs)
+    active = [item for item in result.activity if item.activity != TRACE_IDLE]
     layers = []
     for index, record in enumerate(image.layers):
-        parts = [item for item in result.activity if item.layer == index]
+        parts = [item for item in active if item.layer == index]
         layers.append(
             LayerProfile(
                 name=record.name,

@@ -87,7 +87,7 @@ def test_parallel_convolution_is_the_released_float_formula(bits, groups):
     real_w = (torch.round(unit * w.steps) / w.steps - 0.5) * 2
     expected = layer.output_scale.abs() * F.conv2d(real_x, real_w, None, 2, 1, 1, groups)
     for mode in (True, False):
-        values, step = layer.train(mode)(x)
+        values, step, _ = layer.train(mode)(x)
         assert torch.equal(values, values.round())
         assert torch.allclose(values * step, expected, rtol=1e-5, atol=1e-5)
 
@@ -95,7 +95,7 @@ def test_parallel_convolution_is_the_released_float_formula(bits, groups):
 def test_published_initialisation_of_the_output_scale():
     layer, x = calibrated_convolution(2, 2, padding=1)
     wanted = F.conv2d(x, layer.weight, None, 1, 1, 1, 2).abs().mean()
-    values, step = layer(x)
+    values, step, _ = layer(x)
     assert (values * step).abs().mean().item() == pytest.approx(wanted.item(), rel=1e-5)
     before = {name: value.clone() for name, value in layer.state_dict().items()}
     layer(x * 3)  # only the first batch counts
@@ -104,7 +104,7 @@ def test_published_initialisation_of_the_output_scale():
 
 def test_all_quantiser_parameters_receive_gradients():
     layer, x = calibrated_convolution(2, 2, padding=1)
-    values, step = layer(x)
+    values, step, _ = layer(x)
     (values * step).square().sum().backward()
     for name, parameter in layer.named_parameters():
         assert parameter.grad.abs().max() > 0, name
@@ -114,7 +114,7 @@ def test_all_quantiser_parameters_receive_gradients():
 def test_wide_convolution_approximates_the_float_one(bits):
     layer = WideConvolution(3, 5, 3, stride=2, padding=1, weight_bits=bits)
     x = torch.randint(-128, 128, (4, 3, 8, 8)).float()
-    values, step = layer.eval()(Integers(x, torch.tensor(0.02)))
+    values, step, _ = layer.eval()(Integers(x, torch.tensor(0.02)))
     assert torch.equal(values, values.round())
     assert step.shape == (1, 5, 1, 1)
     exact = F.conv2d(x * 0.02, layer.weight, None, 2, 1)
@@ -243,13 +243,13 @@ def test_code_quantizer_rounds_and_clamps():
     layer.peak.fill_(2.55)
     step = torch.tensor(0.004)
     x = torch.arange(-300, 1100).float().reshape(-1, 1, 1, 1).expand(-1, 2, 1, 1)
-    codes, unit = layer.eval()(Integers(x, step))
+    codes, unit, _ = layer.eval()(Integers(x, step))
     assert float(unit) == pytest.approx(0.01)
     assert torch.equal(codes, codes.round())
     assert codes.min() == 0
     assert codes.max() == 255
     assert ((codes - (x * 0.4).clamp(0, 255)).abs() <= 0.5 + 0.01).all()
-    trained, _ = layer.train()(Integers(x[:800], step))
+    trained, _, _ = layer.train()(Integers(x[:800], step))
     assert trained.max() <= 255
 
 
