@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+from sklearn.datasets import load_digits
 
 #: Largest pixel of the original images; they count dark dots of 4x4 blocks.
 LARGEST_PIXEL = 16

@@ -11,7 +11,7 @@ from palquant.hw import isa
 __all__ = ["AddressGenerator", "Advance"]
 
 
-class Advance(enum.Enum, shape=3):
+class Advance(enum.Enum, shape=3):  # type: ignore[call-arg]  # Amaranth has no types
     """Where a beat stands, seen from the beat before it."""
 
     FIRST = 0  #: the instruction's first beat

@@ -71,7 +71,7 @@ class ComputeEngine(wiring.Component):
         self.geometry = geometry
         self.registers = tuple(registers)
         self._array = MacArray(geometry, self.registers)
-        self.memories = {
+        self.memories: dict[Memory, Scratchpad] = {
             memory: Scratchpad(geometry, memory) for memory in Memory if memory != Memory.PARAMETER
         }
         # The sequencer's words come a cycle after their issue.

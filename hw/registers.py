@@ -28,7 +28,7 @@ class _Documented(enum.IntEnum):
 
     doc: str
 
-    def __new__(cls, value: int, doc: str) -> _Documented:
+    def __new__(cls, value: int, doc: str = "") -> _Documented:
         member = int.__new__(cls, value)
         member._value_ = value
         member.doc = doc

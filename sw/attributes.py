@@ -24,7 +24,8 @@ def attribute_problem(instance: Any) -> str | None:
     Parameters:
         instance: Any dataclass whose annotations are of these kinds.
     """
-    for name, declared in _annotations(type(instance)).items():
+    cls: Any = type(instance)
+    for name, declared in _annotations(cls).items():
         if not _fits(getattr(instance, name), declared):
             value = getattr(instance, name)
             return f"{name} is {_describe(value)}, expected {_expected(declared)}"
@@ -32,14 +33,15 @@ def attribute_problem(instance: Any) -> str | None:
 
 
 @functools.cache
-def _annotations(cls: type) -> dict[str, Any]:
+def _annotations(cls: Any) -> dict[str, Any]:
     hints = get_type_hints(cls)
     return {item.name: hints[item.name] for item in dataclasses.fields(cls)}
 
 
 def _element_type(declared: Any) -> np.dtype[Any]:
     """``np.int64`` of ``np.ndarray[Any, np.dtype[np.int64]]``."""
-    return np.dtype(get_args(get_args(declared)[1])[0])
+    element: np.dtype[Any] = np.dtype(get_args(get_args(declared)[1])[0])
+    return element
 
 
 def _fits(value: Any, declared: Any) -> bool:

@@ -55,5 +55,5 @@ def pack_digits(digits: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 def unpack_digits(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Bytes of shape (..., n) to digits of shape (..., 4 n): the inverse of :func:`pack_digits`."""
-    digits = (data[..., None] >> _SHIFTS) & 3
+    digits = (data[..., None] >> _SHIFTS) & np.uint8(3)
     return digits.reshape(*data.shape[:-1], -1)

@@ -276,7 +276,7 @@ class Emitter:
             return 0
         placement = self.network.assignment.tensors[layer.input]
         chunks = placement.slots // node.groups // self.geometry.tin
-        rows, columns = node.weight.shape[2:]
+        rows, columns = map(int, node.weight.shape[2:])
         return isa.digits(node.weight_bits) * rows * columns * chunks
 
     def _step(self, index: int, layer: Layer, tile: TileAddresses, segment: Segment) -> Step:

@@ -6,7 +6,7 @@ channels of a chunk, K the taps of a dot product (kernel rows, kernel columns, c
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -191,8 +191,9 @@ class ComputeUnit:
                             f"reads weight word {start + taps - 1} of {g.weight_words}"
                         )
                     weights = self.memories.weight[start : start + taps]  # (words, T, lanes)
-                    matrix = weights.transpose(0, 2, 1).reshape(-1, g.tout).astype(exact)
-                    plane = planes[s - j].astype(exact, copy=False)
+                    columns = weights.transpose(0, 2, 1).reshape(-1, g.tout)
+                    matrix: npt.NDArray[Any] = columns.astype(exact)
+                    plane: npt.NDArray[Any] = planes[s - j].astype(exact, copy=False)
                     product = product + (plane @ matrix).astype(np.int64)
                     if j == 0:
                         total = total + plane.sum(axis=1, dtype=np.float64).astype(np.int64)
@@ -222,7 +223,8 @@ class ComputeUnit:
             self._require_range(reduced, g.pool_bits, "the pool sum")
         batch, rows, columns = reduced.shape[:3]
         chunked = reduced.reshape(batch, rows, columns, f["output_chunks"], g.tout)
-        return chunked.transpose(0, 3, 1, 2, 4)
+        result: Ints = chunked.transpose(0, 3, 1, 2, 4)
+        return result
 
     def _post(self, f: Fields, v: Ints) -> None:
         """Affine, ReLU, residual, ReLU, quantisers and writes for values (B, O, Y, X, T)."""

@@ -105,7 +105,8 @@ class MemoryImage:
         if not isinstance(node, Logits):
             raise ImageError(f"the network ends with {type(node).__name__}, not with logits")
         logits = self.unpack(output, node.name)[:, :, 0, 0] * node.scale
-        return logits.argmax(axis=1)
+        classes: npt.NDArray[np.int64] = logits.argmax(axis=1)
+        return classes
 
 
 def _describe(layout: TensorLayout, offset: int) -> dict[str, Any]:

@@ -61,7 +61,9 @@ def _describe(image: MemoryImage, opcode: Opcode, fields: dict[str, int]) -> str
         if value and name.startswith(("wait_", "signal_"))
     ]
     header = {item.name for item in isa.HEADER}
-    rest = {name: value for name, value in fields.items() if value and name not in header}
+    rest: dict[str, int | str] = {
+        name: value for name, value in fields.items() if value and name not in header
+    }
     if opcode in (Opcode.LOAD, Opcode.STORE):
         rest["memory"] = Memory(fields["memory"]).name.lower()
         rest["base"] = Base(fields["base"]).name.lower()
