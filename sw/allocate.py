@@ -9,11 +9,15 @@ class FreeList:
     Parameters:
         size: Words of the memory.
         alignment: Every block starts at, and is rounded up to, a multiple of this.
+        rotate: Prefer space behind the block that was allocated last, so that what is still on
+            its way out of the memory is not overwritten sooner than necessary.
     """
 
-    def __init__(self, size: int, alignment: int = 1) -> None:
+    def __init__(self, size: int, alignment: int = 1, rotate: bool = False) -> None:
         self.size = size
         self.alignment = alignment
+        self.rotate = rotate
+        self._behind = 0
         self._free: list[tuple[int, int]] = [(0, size)]
         self._used: dict[int, int] = {}
 
@@ -25,13 +29,22 @@ class FreeList:
     def allocate(self, words: int) -> int | None:
         """First word of a free block, or None if no block is large enough."""
         words = -(-words // self.alignment) * self.alignment
-        for index, (start, length) in enumerate(self._free):
-            if length >= words:
-                self._free[index] = (start + words, length - words)
-                self._free = [block for block in self._free if block[1]]
-                self._used[start] = words
-                return start
-        return None
+        starts = [low for low, size in self._free if size >= words]
+        if self.rotate:
+            behind = [max(low, self._behind) for low, _ in self._free]
+            ends = [low + size for low, size in self._free]
+            fitting = [low for low, end in zip(behind, ends, strict=True) if end - low >= words]
+            starts = fitting or starts
+        if not starts:
+            return None
+        first = starts[0]
+        self._behind = first + words
+        self._used[first] = words
+        low, size = next(block for block in self._free if block[0] <= first < sum(block))
+        self._free.remove((low, size))
+        rest = [(low, first - low), (first + words, low + size - first - words)]
+        self._free = sorted(self._free + [block for block in rest if block[1]])
+        return first
 
     def release(self, start: int) -> None:
         """Give back the block that starts at ``start``."""

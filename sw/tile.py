@@ -67,7 +67,7 @@ class OnChip:
         self._memories = {
             Memory.ACTIVATION: FreeList(g.activation_words, words_per_beat),
             Memory.RESIDUAL: FreeList(g.residual_words),
-            Memory.OUTPUT: FreeList(g.output_words, words_per_beat),
+            Memory.OUTPUT: FreeList(g.output_words, words_per_beat, rotate=True),
         }
         self.resident: dict[str, int] = {}
 
