@@ -9,9 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from palquant.golden.config import NetworkConfig
 from palquant.golden.fixed_point import ResidualStream
 from palquant.golden.layers import BatchNormAffine, Logits, ParallelConvolution
-from palquant.golden.models import NetworkConfig, ResidualNetwork, calibrate
+from palquant.golden.models import ResidualNetwork, calibrate
 
 
 def random_network(config: NetworkConfig, seed: int, *, batch: int = 16) -> ResidualNetwork:

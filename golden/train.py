@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,11 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from palquant.errors import ConfigurationError, ModelError
 from palquant.golden.checkpoint import load_checkpoint, load_state, save_checkpoint
+from palquant.golden.config import TrainConfig
 from palquant.golden.data import Images, Labels, Split, load_digits_split, shift_images
 from palquant.golden.export import export
 from palquant.golden.layers import ParallelConvolution
-from palquant.golden.models import NetworkConfig, ResidualNetwork
+from palquant.golden.models import ResidualNetwork
 from palquant.golden.quantize import RangeQuantizer
 from palquant.golden.verify import verify
 from palquant.sw.graph import Graph
@@ -37,74 +38,6 @@ from palquant.sw.model import save_model
 MODEL_FILE = "model.npz"
 METRICS_FILE = "metrics.jsonl"
 CHECKPOINT_FILE = "checkpoint.pt"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """One training run; flat, so that every field can be a command-line option.
-
-    Parameters:
-        base_width: Channels of the first stage in each group.
-        groups: Parallel groups G; every width is multiplied by it.
-        weight_bits: Width of the weights between stem and classifier, 1 to 8.
-        activation_bits: Width of the activations between stem and classifier, 1 to 4.
-        residual_bits: Width of the residual stream, 8 to 16.
-        shuffle: Whether cyclic shuffles stand between the stages (with more than one group).
-        stem_bits: Width of the stem's weights: 2, 4 or 8.
-        classifier_bits: Width of the classifier's weights: 2, 4 or 8.
-        epochs: Passes over the training images.
-        batch_size: Images per step; an incomplete last batch is left out.
-        learning_rate: First learning rate of SGD; follows half a cosine to 0.
-        momentum: Momentum of SGD.
-        weight_decay: Weight decay of SGD.
-        quantizer_learning_rate: First learning rate of Adam, for quantiser parameters.
-        augment: Whether training images are moved by up to one pixel.
-        seed: Seeds weights, order and augmentation.
-        split_seed: Chooses the held-out fifth.
-        threads: Threads that PyTorch uses; results are reproducible for the same number. One is
-            the fastest for networks this small on a shared machine.
-
-    Raises:
-        ConfigurationError: A value is out of its range.
-    """
-
-    base_width: int = 16
-    groups: int = 2
-    weight_bits: int = 2
-    activation_bits: int = 2
-    residual_bits: int = 16
-    shuffle: bool = True
-    stem_bits: int = 8
-    classifier_bits: int = 8
-    epochs: int = 30
-    batch_size: int = 64
-    learning_rate: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    quantizer_learning_rate: float = 1e-4
-    augment: bool = True
-    seed: int = 0
-    split_seed: int = 0
-    threads: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "threads"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} must be a positive integer, not "
-                                         f"{getattr(self, name)}")  # fmt: skip
-        for name in ("learning_rate", "momentum", "weight_decay", "quantizer_learning_rate"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ConfigurationError(f"{name} must be a number of at least 0, not {value}")
-        if self.seed < 0 or self.split_seed < 0:
-            raise ConfigurationError("seeds must be at least 0, not "
-                                     f"{min(self.seed, self.split_seed)}")  # fmt: skip
-
-    @property
-    def network(self) -> NetworkConfig:
-        """The network to train."""
-        shared = {item.name for item in fields(NetworkConfig)} & set(asdict(self))
-        return NetworkConfig(**{name: getattr(self, name) for name in shared})
 
 
 @dataclass(frozen=True, eq=False)

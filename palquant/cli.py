@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from palquant import __version__, commands
+from palquant.golden.config import TrainConfig
 
 DESCRIPTION = "Train, compile, simulate and compare 2-bit networks on the palquant accelerator."
 EXAMPLES = """\
@@ -20,28 +22,6 @@ a first run:
 
 exit status: 0 success; 1 a mistake in the input, or a mismatch; 2 wrong options; 130 interrupted
 """
-
-_TRAIN_HELP = {
-    "base_width": "channels of the first stage in each group",
-    "groups": "parallel groups G",
-    "weight_bits": "width of the weights between stem and classifier",
-    "activation_bits": "width of the activations between stem and classifier",
-    "residual_bits": "width of the residual stream, 8 to 16",
-    "shuffle": "cyclic shuffles between the stages",
-    "stem_bits": "width of the stem's weights",
-    "classifier_bits": "width of the classifier's weights",
-    "epochs": "passes over the training images",
-    "batch_size": "images per step",
-    "learning_rate": "first learning rate of SGD",
-    "momentum": "momentum of SGD",
-    "weight_decay": "weight decay of SGD",
-    "quantizer_learning_rate": "first learning rate of Adam, for quantiser parameters",
-    "augment": "move training images by up to one pixel",
-    "seed": "seeds weights, order and augmentation",
-    "split_seed": "chooses the held-out fifth",
-    "threads": "threads that PyTorch uses",
-}
-
 
 def _add(
     subparsers: Any, name: str, run: Callable[..., Any], text: str, example: str
@@ -83,35 +63,17 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--resume", action="store_true", help="go on after the last full epoch")
     parser.add_argument("--quiet", action="store_true", help="draw no progress bar")
-    defaults: dict[str, Any] = {
-        "base_width": 16,
-        "groups": 2,
-        "weight_bits": 2,
-        "activation_bits": 2,
-        "residual_bits": 16,
-        "shuffle": True,
-        "stem_bits": 8,
-        "classifier_bits": 8,
-        "epochs": 30,
-        "batch_size": 64,
-        "learning_rate": 0.1,
-        "momentum": 0.9,
-        "weight_decay": 1e-4,
-        "quantizer_learning_rate": 1e-3,
-        "augment": False,
-        "seed": 0,
-        "split_seed": 0,
-        "threads": 1,
-    }
-    for name, default in defaults.items():
-        flag = "--" + name.replace("_", "-")
-        text = f"{_TRAIN_HELP[name]} (default {default})"
-        if isinstance(default, bool):
+    for item in fields(TrainConfig):
+        flag = "--" + item.name.replace("_", "-")
+        help_text = f"{item.metadata['help']} Default: {item.default}."
+        if isinstance(item.default, bool):
             parser.add_argument(
-                flag, action=argparse.BooleanOptionalAction, default=default, help=text
+                flag, action=argparse.BooleanOptionalAction, default=item.default, help=help_text
             )
         else:
-            parser.add_argument(flag, type=type(default), default=default, metavar="N", help=text)
+            parser.add_argument(
+                flag, type=type(item.default), default=item.default, metavar="N", help=help_text
+            )
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -54,7 +54,7 @@ def _top1(image: MemoryImage, predictions: npt.NDArray[Any], labels: Path | None
 
 def train(options: Namespace) -> Report:
     """Train on digits and write model, metrics and checkpoint."""
-    from palquant.golden.train import TrainConfig
+    from palquant.golden.config import TrainConfig
     from palquant.golden.train import train as run_training
 
     config = TrainConfig(**{item.name: getattr(options, item.name) for item in fields(TrainConfig)})

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from palquant.files import write_json
+from palquant.golden.config import TrainConfig
 from palquant.golden.data import Split, load_digits_split
 from palquant.golden.reference import run as run_reference
-from palquant.golden.train import TrainConfig, train
+from palquant.golden.train import train
 from palquant.golden.verify import count_mismatches
 from palquant.hw.config import Geometry, geometry
 from palquant.sim.driver import Simulator

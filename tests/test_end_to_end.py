@@ -28,12 +28,11 @@ SMALL = dataclasses.replace(
     TINY, name="small", weight_words=256, activation_words=512, output_words=256,
     residual_words=256, parameter_slots=8, queue_depth=2,
 )  # fmt: skip
-#: More input lanes than units, fewer post-processor lanes, 8-bit residuals, a wide bus.
+#: More input lanes than units, 8-bit residuals, short bursts.
 MIXED = dataclasses.replace(
-    TINY, name="mixed", tin=16, lanes=4, bus_bits=128, residual_bits=8, residual_words=8192,
-    burst_beats=16,
-)  # fmt: skip
-#: The other way round, on a narrow bus.
+    TINY, name="mixed", tin=16, residual_bits=8, residual_words=8192, burst_beats=4
+)
+#: More units than input lanes, fewer post-processor lanes than both, a narrow bus.
 WIDE = dataclasses.replace(
     TINY, name="wide", tout=16, lanes=4, bus_bits=32, output_words=4096, residual_words=8192
 )

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from palquant.errors import ModelError, RangeError, UnsupportedLayerError
+from palquant.golden.config import NetworkConfig
 from palquant.golden.export import export
 from palquant.golden.fixed_point import ResidualStream
 from palquant.golden.layers import (
@@ -19,7 +20,7 @@ from palquant.golden.layers import (
     WideConvolution,
     channel_shuffle,
 )
-from palquant.golden.models import NetworkConfig, calibrate
+from palquant.golden.models import calibrate
 from palquant.golden.quantize import InputQuantizer
 from palquant.golden.random_network import random_network
 from palquant.golden.reference import run

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from palquant.errors import ConfigurationError
+from palquant.golden.config import NetworkConfig
 from palquant.golden.export import export
-from palquant.golden.models import NetworkConfig, ResidualNetwork, calibrate, resnet18
+from palquant.golden.models import ResidualNetwork, calibrate, resnet18
 from palquant.golden.random_network import random_network
 from palquant.sw.graph import Convolution
 

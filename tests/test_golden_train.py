@@ -10,10 +10,11 @@ import torch
 from palquant.errors import ConfigurationError, ModelError
 from palquant.golden import train as training
 from palquant.golden.checkpoint import load_checkpoint, save_checkpoint
+from palquant.golden.config import NetworkConfig, TrainConfig
 from palquant.golden.data import load_digits_split
-from palquant.golden.models import NetworkConfig, ResidualNetwork
+from palquant.golden.models import ResidualNetwork
 from palquant.golden.reference import predict, run
-from palquant.golden.train import TrainConfig, split_parameters, train
+from palquant.golden.train import split_parameters, train
 from palquant.sw.model import load_model
 from palquant.sw.normalize import to_codes
 

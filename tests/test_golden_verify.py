@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from palquant.errors import MismatchError
+from palquant.golden.config import NetworkConfig
 from palquant.golden.export import export
-from palquant.golden.models import NetworkConfig
 from palquant.golden.random_network import random_network
 from palquant.golden.verify import observe, verify
 from palquant.sw.graph import Convolution, Graph, Input, Normalization, Shape

@@ -1,0 +1,153 @@
+"""Configuration of networks and training runs: plain data, readable without PyTorch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from palquant.errors import ConfigurationError
+
+
+def option(default: Any, text: str) -> Any:
+    """A dataclass field with a default and a line of help."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """A residual network. The defaults are the one for 8x8 digits.
+
+    Parameters:
+        base_width: Channels of the first stage in each group; doubled from stage to stage.
+        groups: Parallel groups G, at least 1; every width is multiplied by it.
+        weight_bits: Width of the weights between stem and classifier, 1 to 8.
+        activation_bits: Width of the activations between stem and classifier, 1 to 4.
+        residual_bits: Width of the residual stream, 8 to 16.
+        shuffle: Whether cyclic shuffles stand between the stages (with more than one group).
+        blocks: Basic blocks of each stage.
+        classes: Number of classes.
+        image: Channels, height and width of an image.
+        mean: Mean of a pixel per channel, for pixels of 0 to 1.
+        std: Standard deviation of a pixel per channel, for pixels of 0 to 1.
+        stem_kernel: Height and width of the stem's kernel.
+        stem_stride: Stride of the stem.
+        stem_pool: Whether a 3x3 max-pool of stride 2 follows the stem.
+        stem_bits: Width of the stem's weights: 2, 4 or 8.
+        classifier_bits: Width of the classifier's weights: 2, 4 or 8.
+
+    Raises:
+        ConfigurationError: A value is out of its range; other fields are checked by the layers.
+    """
+
+    base_width: int = 16
+    groups: int = 2
+    weight_bits: int = 2
+    activation_bits: int = 2
+    residual_bits: int = 16
+    shuffle: bool = True
+    blocks: tuple[int, ...] = (1, 1, 1)
+    classes: int = 10
+    image: tuple[int, int, int] = (1, 8, 8)
+    mean: tuple[float, ...] = (0.305,)
+    std: tuple[float, ...] = (0.376,)
+    stem_kernel: int = 3
+    stem_stride: int = 1
+    stem_pool: bool = False
+    stem_bits: int = 8
+    classifier_bits: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ("base_width", "groups", "classes", "stem_kernel", "stem_stride"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"{name} must be a positive integer, not "
+                                         f"{getattr(self, name)}")  # fmt: skip
+        if not self.blocks or min(self.blocks) < 1:
+            raise ConfigurationError(f"blocks must be positive integers, not {self.blocks}")
+        if self.image[1] != self.image[2]:
+            raise ConfigurationError(f"images must be square, not {self.image[1]}x{self.image[2]}")
+        if not len(self.mean) == len(self.std) == self.image[0] or min(self.std) <= 0:
+            raise ConfigurationError(f"means {self.mean} and standard deviations {self.std} do not "
+                                     f"fit images of {self.image[0]} channels")  # fmt: skip
+
+    @property
+    def name(self) -> str:
+        """Short description, such as ``w16-g2-w2a2``."""
+        return (f"w{self.base_width}-g{self.groups}-w{self.weight_bits}a{self.activation_bits}"
+                + ("" if self.shuffle or self.groups == 1 else "-noshuffle"))  # fmt: skip
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each stage, over all groups."""
+        return tuple((self.base_width << i) * self.groups for i in range(len(self.blocks)))
+
+    @property
+    def final_size(self) -> int:
+        """Height and width of the last stage's tensors."""
+        size = -(-self.image[1] // self.stem_stride)
+        for _ in range(len(self.blocks) - 1 + self.stem_pool):
+            size = -(-size // 2)
+        return size
+
+    @property
+    def input_scale(self) -> float:
+        """Real value of one input code: pixels of 0 to 1 just fit 127 steps either side of 0."""
+        return max(max(m, 1 - m) / s for m, s in zip(self.mean, self.std, strict=True)) / 127
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run; flat, so that every field can be a command-line option.
+
+    Each field says what it means in its metadata, under ``help``.
+
+    Raises:
+        ConfigurationError: A value is out of its range.
+    """
+
+    base_width: int = option(16, "Channels of the first stage in each group.")
+    groups: int = option(2, "Parallel groups G; every width is multiplied by it.")
+    weight_bits: int = option(2, "Width of the weights between stem and classifier, 1 to 8.")
+    activation_bits: int = option(
+        2, "Width of the activations between stem and classifier, 1 to 4."
+    )
+    residual_bits: int = option(16, "Width of the residual stream, 8 to 16.")
+    shuffle: bool = option(
+        True, "Whether cyclic shuffles stand between the stages (with more than one group)."
+    )
+    stem_bits: int = option(8, "Width of the stem's weights: 2, 4 or 8.")
+    classifier_bits: int = option(8, "Width of the classifier's weights: 2, 4 or 8.")
+    epochs: int = option(30, "Passes over the training images.")
+    batch_size: int = option(64, "Images per step; an incomplete last batch is left out.")
+    learning_rate: float = option(0.1, "First learning rate of SGD; follows half a cosine to 0.")
+    momentum: float = option(0.9, "Momentum of SGD.")
+    weight_decay: float = option(1e-4, "Weight decay of SGD.")
+    quantizer_learning_rate: float = option(
+        1e-4, "First learning rate of Adam, for quantiser parameters."
+    )
+    augment: bool = option(True, "Whether training images are moved by up to one pixel.")
+    seed: int = option(0, "Seeds weights, order and augmentation.")
+    split_seed: int = option(0, "Chooses the held-out fifth.")
+    threads: int = option(
+        1,
+        "Threads that PyTorch uses; results are the same for the same number. One is fastest here.",
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "threads"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"{name} must be a positive integer, not "
+                                         f"{getattr(self, name)}")  # fmt: skip
+        for name in ("learning_rate", "momentum", "weight_decay", "quantizer_learning_rate"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ConfigurationError(f"{name} must be a number of at least 0, not {value}")
+        if self.seed < 0 or self.split_seed < 0:
+            raise ConfigurationError("seeds must be at least 0, not "
+                                     f"{min(self.seed, self.split_seed)}")  # fmt: skip
+
+    @property
+    def network(self) -> NetworkConfig:
+        """The network to train."""
+        shared = {item.name for item in fields(NetworkConfig)} & set(asdict(self))
+        return NetworkConfig(**{name: getattr(self, name) for name in shared})
