@@ -14,7 +14,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from palquant.hw.config import Geometry
-from palquant.hw.delay import delay_line
+from palquant.hw.delay import delay_line, lane_registers
 from palquant.hw.layouts import COMPUTE
 from palquant.hw.parameters import SlotRead
 
@@ -127,7 +127,7 @@ class Affine(wiring.Component):
     #: Cycles from ``valid`` to ``residuals``.
     RESIDUAL_DELAY = 7
     #: Cycles from ``valid`` to ``results``.
-    LATENCY = 10
+    LATENCY = 11
 
     def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
@@ -163,153 +163,137 @@ class Affine(wiring.Component):
         ):
             m.d.comb += [read.enable.eq(valid[stage]), read.slot.eq(slot[stage])]
 
+        total = self._multiply_add(m, valid, controls)
+        shifted = self._shift(m, valid, controls, total)
+        self._finish(m, valid, controls, shifted)
+        return m
+
+    def _multiply_add(self, m: Module, valid: list[Any], controls: list[Any]) -> list[Any]:
+        """Stages 1 to 4: ``value * M + B`` of each lane, which exist in stage 5."""
+        g = self.geometry
+        split = min(_DSP_BITS, g.value_bits - 1)
+        affine = controls[1].affine
+        factors = [Mux(affine, scale, 1) for scale in self.scale.data]
+        factors = lane_registers(m, valid[1], "factor", signed(g.scale_bits), factors)
+
+        operands = list(zip(self.values, factors, strict=True))
+        shape = signed(split + g.scale_bits)
+        products = [value[:split] * factor for value, factor in operands]
+        low = lane_registers(m, valid[2], "low", shape, products)
+        shape = signed(g.value_bits - split + g.scale_bits)
+        products = [value[split:].as_signed() * factor for value, factor in operands]
+        high = lane_registers(m, valid[2], "high", shape, products)
+
+        affine = controls[3].affine
+        shape = signed(max(split + g.scale_bits, g.offset_bits) + 1)
+        offsets = [Mux(affine, offset, 0) for offset in self.offset.data]
+        low = lane_registers(
+            m, valid[3], "low_sum", shape, (a + b for a, b in zip(low, offsets, strict=True))
+        )
+        high = lane_registers(m, valid[3], "high_late", high[0].shape(), high)
+
+        # A product needs one bit less, but for the two most negative operands.
+        shape = signed(max(g.value_bits + g.scale_bits, g.offset_bits + 1, result_bits(g)))
+        totals = [
+            Cat(lower[:split], upper + (lower >> split)).as_signed()
+            for lower, upper in zip(low, high, strict=True)
+        ]
+        return lane_registers(m, valid[4], "total", shape, totals)
+
+    def _shift(
+        self, m: Module, valid: list[Any], controls: list[Any], totals: list[Any]
+    ) -> list[Any]:
+        """Stages 5 and 6: arithmetic shift right, by bytes and then by bits."""
+        shape = totals[0].shape()
+        affine = controls[5].affine
+        amounts = [Mux(affine, shift, 0) for shift in self.shift.data]
+        byte_amounts = [Cat(Const(0, 3), amount[3:]) for amount in amounts]
+        bits = lane_registers(m, valid[5], "shift_bits", 3, amounts)
+        values = [value >> by for value, by in zip(totals, byte_amounts, strict=True)]
+        values = lane_registers(m, valid[5], "shifted_bytes", shape, values)
+        values = [value >> by for value, by in zip(values, bits, strict=True)]
+        return lane_registers(m, valid[6], "shifted", shape, values)
+
+    def _finish(self, m: Module, valid: list[Any], controls: list[Any], shifted: list[Any]) -> None:
+        """Stages 7 to 10: saturation, ReLU and residual addition, saturation and ReLU."""
+        g = self.geometry
+        bits = result_bits(g)
+        used = delay_line(m, Cat(self.lane_valid.data), 3, name="used")
         # The bits from 7 to 14 that are copies of the sign at the width to saturate to.
         extension = Signal(_WIDE - _NARROW, reset_less=True)
         m.d.sync += extension.eq(0xFF << (controls[6].saturation_bits - _NARROW)[:4])
-        extensions = delay_line(m, extension, 2, name="extension")
+        extensions = delay_line(m, extension, 3, name="extension")
 
-        clipped = []
-        for lane in range(self.geometry.lanes):
-            total = self._multiply_add(m, lane, valid, controls)
-            shifted, sign, beyond = self._shift(m, lane, valid, controls, total)
-            clipped += self._finish(m, lane, valid, controls, extensions, shifted, sign, beyond)
-        m.d.comb += self.saturated.eq(_registered_sum(m, clipped))
-        return m
+        # Stage 7: does the affine result exceed its width?
+        saturates = controls[7].affine & ~controls[7].raw
+        exceeds = [saturates & _exceeds(value, extensions[0]) for value in shifted]
+        exceeds = lane_registers(m, valid[7], "exceeds", 1, exceeds)
+        signs = lane_registers(m, valid[7], "sign", 1, (value[-1] for value in shifted))
+        values = lane_registers(m, valid[7], "value", signed(bits), shifted)
+        adds = controls[7].residual & ~controls[7].raw
+        addends = [Mux(adds, residual, 0) for residual in self.residuals]
+        addends = lane_registers(m, valid[7], "addend", signed(g.residual_bits), addends)
 
-    def _multiply_add(self, m: Module, lane: int, valid: list[Any], controls: list[Any]) -> Signal:
-        """Stages 1 to 4: ``value * M + B``, of which the result exists in stage 5."""
-        g = self.geometry
-        split = min(_DSP_BITS, g.value_bits - 1)
+        # Stage 8: saturation, ReLU, addition.
+        cuts = controls[8].relu_before & ~controls[8].raw
+        sums = [
+            Mux(cuts & sign, 0, Mux(exceed, _limit(sign, extensions[1]), value)) + addend
+            for exceed, sign, value, addend in zip(exceeds, signs, values, addends, strict=True)
+        ]
+        sums = lane_registers(m, valid[8], "sum", signed(bits + 1), sums)
 
-        multiplier = Signal(signed(g.scale_bits), name=f"multiplier_{lane}", reset_less=True)
-        with m.If(valid[1]):
-            m.d.sync += multiplier.eq(Mux(controls[1].affine, self.scale.data[lane], 1))
+        # Stage 9: does the sum exceed its width?
+        saturates = controls[9].residual & ~controls[9].raw
+        sum_exceeds = [saturates & _exceeds(value, extensions[2]) for value in sums]
+        sum_exceeds = lane_registers(m, valid[9], "sum_exceeds", 1, sum_exceeds)
+        sums = lane_registers(m, valid[9], "sum_late", signed(bits + 1), sums)
 
-        value = self.values[lane]
-        low = Signal(signed(split + g.scale_bits), name=f"low_{lane}", reset_less=True)
-        high = Signal(
-            signed(g.value_bits - split + g.scale_bits), name=f"high_{lane}", reset_less=True
-        )
-        with m.If(valid[2]):
-            m.d.sync += low.eq(value[:split] * multiplier)
-            m.d.sync += high.eq(value[split:].as_signed() * multiplier)
+        # Stage 10: saturation, ReLU.
+        cuts = controls[10].relu_after & ~controls[10].raw
+        with m.If(valid[10]):
+            m.d.sync += self.used.eq(used[3])
+            for lane, result in enumerate(self.results):
+                sign, exceed = sums[lane][-1], sum_exceeds[lane]
+                limited = Mux(exceed, _limit(sign, extensions[3]), sums[lane])
+                m.d.sync += result.eq(Mux(cuts & sign | ~used[3][lane], 0, limited))
 
-        partial = Signal(
-            signed(max(len(low), g.offset_bits) + 1), name=f"partial_{lane}", reset_less=True
-        )
-        high_late = Signal.like(high, name=f"high_late_{lane}")
-        with m.If(valid[3]):
-            m.d.sync += partial.eq(low + Mux(controls[3].affine, self.offset.data[lane], 0))
-            m.d.sync += high_late.eq(high)
-
-        # A product of value_bits + scale_bits - 1 bits, but for the two most negative operands.
-        bits = max(g.value_bits + g.scale_bits, g.offset_bits + 1)
-        total = Signal(signed(bits), name=f"total_{lane}", reset_less=True)
-        with m.If(valid[4]):
-            m.d.sync += total.eq(Cat(partial[:split], high_late + (partial >> split)))
-        return total
-
-    def _shift(
-        self, m: Module, lane: int, valid: list[Any], controls: list[Any], total: Signal
-    ) -> tuple[Signal, Signal, Signal]:
-        """Stages 5 and 6: arithmetic shift right, by bytes and then by bits.
-
-        Returns:
-            The result's low bits, its sign, and whether it has significant bits above the low
-            bits, in stage 7.
-        """
-        amount = Mux(controls[5].affine, self.shift.data[lane], 0)
-        coarse = Signal(total.shape(), name=f"coarse_{lane}", reset_less=True)
-        fine = Signal(3, name=f"fine_{lane}", reset_less=True)
-        with m.If(valid[5]):
-            m.d.sync += coarse.eq(total >> Cat(Const(0, 3), amount[3:]))
-            m.d.sync += fine.eq(amount)
-
-        bits = result_bits(self.geometry)
-        full = Signal(signed(max(len(total), bits + 1)), name=f"full_{lane}")
-        shifted = Signal(signed(bits), name=f"shifted_{lane}", reset_less=True)
-        sign = Signal(name=f"sign_{lane}", reset_less=True)
-        beyond = Signal(name=f"beyond_{lane}", reset_less=True)
-        m.d.comb += full.eq(coarse >> fine)
-        with m.If(valid[6]):
-            m.d.sync += shifted.eq(full)
-            m.d.sync += sign.eq(full[-1])
-            m.d.sync += beyond.eq((full[bits:] ^ full[-1].replicate(len(full) - bits)).any())
-        return shifted, sign, beyond
-
-    def _finish(
-        self,
-        m: Module,
-        lane: int,
-        valid: list[Any],
-        controls: list[Any],
-        extensions: list[Signal],
-        shifted: Signal,
-        sign: Signal,
-        beyond: Signal,
-    ) -> list[Signal]:
-        """Stages 7 to 9: saturation, ReLU and residual addition, saturation and ReLU.
-
-        Returns:
-            Two flags: whether each of the saturations changed a valid lane's value.
-        """
-        bits = result_bits(self.geometry)
-        clipped = [Signal(name=f"clipped{k}_{lane}") for k in range(2)]
-        m.d.sync += [flag.eq(0) for flag in clipped]
-        used = delay_line(m, self.lane_valid.data[lane], 2, name=f"used_{lane}")
-
-        exceeds, limited = _saturated(shifted, sign, beyond, extensions[0])
-        value = Signal(signed(bits), name=f"value_{lane}", reset_less=True)
-        addend = Signal(signed(self.geometry.residual_bits), name=f"addend_{lane}", reset_less=True)
-        with m.If(valid[7]):
-            saturates = controls[7].affine & ~controls[7].raw
-            adds = controls[7].residual & ~controls[7].raw
-            m.d.sync += value.eq(Mux(saturates & exceeds, limited, shifted))
-            m.d.sync += clipped[0].eq(saturates & exceeds & used[0])
-            m.d.sync += addend.eq(Mux(adds, self.residuals[lane], 0))
-
-        total = Signal(signed(bits + 1), name=f"sum_{lane}", reset_less=True)
-        with m.If(valid[8]):
-            cuts = controls[8].relu_before & ~controls[8].raw & value[-1]
-            m.d.sync += total.eq(Mux(cuts, 0, value) + addend)
-
-        exceeds, limited = _saturated(total[:-1], total[-1], Const(0), extensions[2])
-        with m.If(valid[9]):
-            saturates = controls[9].residual & ~controls[9].raw
-            cuts = controls[9].relu_after & ~controls[9].raw & total[-1]
-            m.d.sync += self.results[lane].eq(
-                Mux(cuts | ~used[2], 0, Mux(saturates & exceeds, limited, total))
-            )
-            m.d.sync += self.used[lane].eq(used[2])
-            m.d.sync += clipped[1].eq(saturates & exceeds & used[2])
-        return clipped
+        # Which saturations changed a lane in use: both of a beat are counted together.
+        before = Signal(g.lanes, reset_less=True)
+        m.d.sync += before.eq(Cat(exceeds) & used[1])
+        before = delay_line(m, before, 1, name="before")[-1]
+        clipped = Signal(2 * g.lanes)
+        m.d.sync += clipped.eq(0)
+        with m.If(valid[10]):
+            m.d.sync += clipped.eq(Cat(before, Cat(sum_exceeds) & used[3]))
+        m.d.comb += self.saturated.eq(_registered_sum(m, list(clipped)))
 
 
-def _saturated(low: Value, sign: Value, beyond: Value, extension: Value) -> tuple[Value, Value]:
-    """Whether a value exceeds its width, and the limit on its side.
+def _exceeds(value: Value, extension: Value) -> Value:
+    """Whether a value exceeds the width to saturate to.
 
     Parameters:
-        low: The value's low bits, at least 16.
-        sign: Its sign.
-        beyond: Whether any bit above ``low`` differs from the sign.
+        value: At least 17 bits.
         extension: The bits from 7 to 14 that are copies of the sign in a value that fits.
     """
+    differs = (value[:-1] ^ value[1:])[_NARROW - 1 :]
+    return (differs & Cat(extension, Const(-1, len(differs) - len(extension)))).any()
+
+
+def _limit(sign: Value, extension: Value) -> Value:
+    """The greatest value that fits, or the least where ``sign`` is set."""
     signs = sign.replicate(len(extension))
-    differs = ((low[_NARROW - 1 : _WIDE - 1] ^ signs) & extension).any()
-    differs |= (low[_WIDE - 1 :] ^ sign.replicate(len(low) - _WIDE + 1)).any()
-    limit = Cat((~sign).replicate(_NARROW - 1), ~(extension ^ signs), sign)
-    return differs | beyond, limit.as_signed()
+    return Cat((~sign).replicate(_NARROW - 1), ~(extension ^ signs), sign).as_signed()
 
 
-def _registered_sum(m: Module, values: list[Signal]) -> Signal:
-    """Sum of unsigned values, four at a time with a register behind each addition."""
+def _registered_sum(m: Module, values: list[Any]) -> Any:
+    """Sum of unsigned values, eight at a time with a register behind each addition."""
     level = 0
     while len(values) > 1:
         sums = []
-        for k in range(0, len(values), 4):
-            part = values[k : k + 4]
+        for k in range(0, len(values), 8):
+            part = values[k : k + 8]
             bound = sum((1 << len(value)) - 1 for value in part)
-            total = Signal(range(bound + 1), name=f"count{level}_{k // 4}")
+            total = Signal(range(bound + 1), name=f"count{level}_{k // 8}")
             m.d.sync += total.eq(sum(part[1:], start=part[0]))
             sums.append(total)
         values, level = sums, level + 1

@@ -14,6 +14,7 @@ from amaranth.lib.wiring import In, Out
 
 from palquant.hw.banks import ConfigurationBanks
 from palquant.hw.config import Geometry
+from palquant.hw.delay import lane_registers
 from palquant.hw.isa import Source
 from palquant.hw.layouts import Configuration
 
@@ -81,10 +82,6 @@ class Correction(wiring.Component):
 
         beta_sum = Signal(signed(g.value_bits), reset_less=True)
         alpha_shift = Signal(reset_less=True)
-        products = [
-            Signal(signed(g.value_bits), name=f"product_{lane}", reset_less=True)
-            for lane in range(g.lanes)
-        ]
         valid = Signal()
         m.d.sync += valid.eq(self.valid)
         with m.If(self.valid):
@@ -92,8 +89,8 @@ class Correction(wiring.Component):
             once = Mux(fields["beta_minus"], self.activation_sum, 0)
             m.d.sync += beta_sum.eq(Mux(array, shifted - once, 0))
             m.d.sync += alpha_shift.eq(array & fields["alpha_shift"])
-            for product, given in zip(products, self.products, strict=True):
-                m.d.sync += product.eq(given)
+        shape = signed(g.value_bits)
+        products = lane_registers(m, self.valid, "product", shape, self.products)
         with m.If(valid):
             for value, product in zip(self.values, products, strict=True):
                 m.d.sync += value.eq(Mux(alpha_shift, product << 1, product) - beta_sum)

@@ -1,12 +1,13 @@
-"""Delay lines: a value and its copies in the cycles that follow."""
+"""Pipeline registers: delay lines, and registers that move with a stage's beats."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from amaranth import Module, Signal
+from amaranth import Module, ShapeLike, Signal
 
-__all__ = ["delay_line"]
+__all__ = ["delay_line", "lane_registers"]
 
 
 def delay_line(m: Module, value: Any, cycles: int, *, name: str, reset: bool = False) -> list[Any]:
@@ -33,3 +34,27 @@ def delay_line(m: Module, value: Any, cycles: int, *, name: str, reset: bool = F
         m.d.sync += stage.eq(line[-1])
         line.append(stage)
     return line
+
+
+def lane_registers(
+    m: Module, enable: Any, name: str, shape: ShapeLike, values: Iterable[Any]
+) -> list[Any]:
+    """A register for each lane, loaded with the lane's value where ``enable`` is high.
+
+    Parameters:
+        m: Module that the registers belong to.
+        enable: When to load; otherwise the registers keep what they hold.
+        name: Prefix of the registers' names; the lane's number follows.
+        shape: Shape of a lane's register.
+        values: One value for each lane.
+
+    Returns:
+        The registers, lane by lane.
+    """
+    registers = []
+    with m.If(enable):
+        for lane, value in enumerate(values):
+            register = Signal(shape, name=f"{name}_{lane}", reset_less=True)
+            m.d.sync += register.eq(value)
+            registers.append(register)
+    return registers

@@ -158,15 +158,12 @@ class ParameterMemory(wiring.Component):
         m.d.sync += enable.eq(self.write.valid & (self.write.memory == isa.Memory.PARAMETER))
         m.d.sync += [Cat(part, row, slot).eq(self.write.address), beat.eq(self.write.data)]
 
+        # The lanes of a beat are written together; they are as many in every part of a row.
         per_beat = g.bus_bits // PARAMETER_BITS
-        lanes = [
-            (enable & (part == lane // per_beat), beat.word_select(lane % per_beat, PARAMETER_BITS))
-            for lane in range(g.lanes)
-        ]
-        words = [word for _, word in lanes]
+        words = [beat.word_select(lane, PARAMETER_BITS) for lane in range(per_beat)]
         control = [data.View(PARAMETER_CONTROL, word[: PARAMETER_CONTROL.size]) for word in words]
         groups = [word.group for word in control]
-        for name, read, number, values in (
+        fields = (
             ("scale", self.scale, isa.ROW_CONTROL, [word.scale for word in control]),
             ("offset", self.offset, isa.ROW_OFFSET, words),
             ("shift", self.shift, isa.ROW_CONTROL, [word.shift for word in control]),
@@ -175,56 +172,75 @@ class ParameterMemory(wiring.Component):
             ("negate2", self.negate[1], isa.ROW_CONTROL, [word.negate2 for word in control]),
             ("code_group", self.code_group, isa.ROW_CONTROL, groups),
             ("residual_group", self.residual_group, isa.ROW_CONTROL, groups),
-        ):
-            hits = Cat(hit & (row == number) for hit, _ in lanes)
-            self._field(m, name, read, slot, hits, values)
-        for tensor, reads in enumerate(self.thresholds):
-            for level in range(LEVELS):
-                self._level(m, tensor, level, getattr(reads, f"level_{level}"), row, slot, lanes)
+        )
+        for number in range(g.lanes // per_beat):
+            hit = Signal(name=f"hit_{number}")
+            m.d.comb += hit.eq(enable & (part == number))
+            lanes = slice(number * per_beat, (number + 1) * per_beat)
+            for name, read, field_row, values in fields:
+                here = hit & (row == field_row)
+                self._field(m, f"{name}_{number}", read, lanes, here, slot, values)
+            for tensor, reads in enumerate(self.thresholds):
+                for level in range(LEVELS):
+                    read = getattr(reads, f"level_{level}")
+                    name = f"threshold{tensor}_{level}_{number}"
+                    rows = isa.THRESHOLD_ROWS[tensor]
+                    code = Signal(level, name=f"{name}_code")
+                    here = Signal(name=f"{name}_hit")
+                    with m.Switch(row):
+                        for known in range(1 << level):
+                            with m.Case(rows[(1 << level) + known]):
+                                m.d.comb += [here.eq(hit), code.eq(known)]
+                    if level:
+                        self._level(m, name, read, lanes, here, Cat(code, slot), words)
+                    else:
+                        self._field(m, name, read, lanes, here, slot, words)
         return m
 
     def _field(
-        self, m: Module, name: str, read: Any, slot: Signal, hits: Value, values: list[Any]
+        self,
+        m: Module,
+        name: str,
+        read: Any,
+        lanes: slice,
+        hit: Value,
+        slot: Signal,
+        values: list[Any],
     ) -> None:
-        """A memory with one word for each slot, written lane by lane."""
-        shape = data.ArrayLayout(read.data[0].shape(), self.geometry.lanes)
+        """A memory whose lanes are all read at the same place: a word for each slot."""
+        shape = data.ArrayLayout(read.data[0].shape(), len(values))
         m.submodules[name] = memory = Memory(
             shape=shape, depth=self.geometry.parameter_slots, init=[], attrs=_ATTRIBUTES
         )
-        write = memory.write_port(granularity=1)
-        m.d.comb += [write.addr.eq(slot), write.en.eq(hits)]
+        write = memory.write_port()
+        m.d.comb += [write.addr.eq(slot), write.en.eq(hit)]
         m.d.comb += [write.data[lane].eq(value) for lane, value in enumerate(values)]
         port = memory.read_port()
         m.d.comb += [port.addr.eq(read.slot), port.en.eq(read.enable)]
-        m.d.comb += [word.eq(port.data[lane]) for lane, word in enumerate(read.data)]
+        m.d.comb += [word.eq(port.data[lane]) for lane, word in enumerate(read.data[lanes])]
 
     def _level(
         self,
         m: Module,
-        tensor: int,
-        level: int,
+        name: str,
         read: Any,
-        row: Signal,
-        slot: Signal,
-        lanes: list[tuple[Value, Value]],
+        lanes: slice,
+        hit: Value,
+        address: Value,
+        values: list[Any],
     ) -> None:
-        """A memory for each lane, with the 2^level thresholds of each slot."""
-        code = Signal(level, name=f"code{tensor}_{level}")
-        hit = Signal(name=f"hit{tensor}_{level}")
-        with m.Switch(row):
-            for known in range(1 << level):
-                with m.Case(isa.THRESHOLD_ROWS[tensor][(1 << level) + known]):
-                    m.d.comb += [hit.eq(1), code.eq(known)]
-        for lane, (lane_hit, word) in enumerate(lanes):
-            m.submodules[f"threshold{tensor}_{level}_{lane}"] = memory = Memory(
-                shape=read.data[lane].shape(),
+        """A memory for each lane, since each lane reads another of a slot's thresholds."""
+        level = len(read.code[0])
+        users = zip(values, read.code[lanes], read.data[lanes], strict=True)
+        for lane, (value, code, answer) in enumerate(users):
+            m.submodules[f"{name}_{lane}"] = memory = Memory(
+                shape=answer.shape(),
                 depth=self.geometry.parameter_slots << level,
                 init=[],
                 attrs=_ATTRIBUTES,
             )
             write = memory.write_port()
-            m.d.comb += [write.addr.eq(Cat(code, slot)), write.en.eq(hit & lane_hit)]
-            m.d.comb += write.data.eq(word)
+            m.d.comb += [write.addr.eq(address), write.en.eq(hit), write.data.eq(value)]
             port = memory.read_port()
-            m.d.comb += [port.addr.eq(Cat(read.code[lane], read.slot)), port.en.eq(read.enable)]
-            m.d.comb += read.data[lane].eq(port.data)
+            m.d.comb += [port.addr.eq(Cat(code, read.slot)), port.en.eq(read.enable)]
+            m.d.comb += answer.eq(port.data)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from amaranth import Cat, Module, Mux, Signal, signed, unsigned
+from amaranth import Cat, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from palquant.hw.affine import result_bits
 from palquant.hw.config import Geometry
-from palquant.hw.delay import delay_line
+from palquant.hw.delay import delay_line, lane_registers
 from palquant.hw.parameters import LEVELS, SlotRead, ThresholdReads
 
 __all__ = ["CODE_BITS", "Quantize", "compute"]
@@ -110,35 +110,38 @@ class Quantize(wiring.Component):
             m.d.comb += read.slot.eq(slot[stage])
             m.d.sync += searches[level].eq(read.enable)
 
-        for lane in range(g.lanes):
-            value = self.values[lane]
-            compared = Signal(
-                signed(g.threshold_bits + 1), name=f"compared_{lane}_0", reset_less=True
-            )
-            code = Signal(CODE_BITS, name=f"code_{lane}_0", reset_less=True)
-            used = Signal(name=f"used_{lane}_0", reset_less=True)
-            with m.If(valid[1]):
-                narrow = value[: g.threshold_bits].as_signed()
-                m.d.sync += compared.eq(Mux(self.negate.data[lane], -narrow, narrow))
-                clamped = Mux(value[CODE_BITS:].any(), (1 << CODE_BITS) - 1, value[:CODE_BITS])
-                m.d.sync += code.eq(Mux(clamps & ~value[-1], clamped, 0))
-                m.d.sync += used.eq(self.used[lane])
-            for level, read in enumerate(levels):
-                # Of the code bits, the first `level` are known; they address the next level's
-                # threshold, one cycle ahead of the comparison.
-                known = Signal(CODE_BITS, name=f"known_{lane}_{level}")
-                reaches = compared >= read.data[lane]
-                m.d.comb += known.eq(Mux(searches[level], Cat(reaches, code), code))
-                if level + 1 < LEVELS:
-                    m.d.comb += levels[level + 1].code[lane].eq(known)
-                    later = compared
-                    code = Signal(CODE_BITS, name=f"code_{lane}_{level + 1}", reset_less=True)
-                    compared = Signal.like(later, name=f"compared_{lane}_{level + 1}")
-                    kept = Signal(name=f"used_{lane}_{level + 1}", reset_less=True)
-                    with m.If(valid[level + 2]):
-                        m.d.sync += [code.eq(known), compared.eq(later), kept.eq(used)]
-                    used = kept
-                else:
-                    with m.If(valid[level + 2]):
-                        m.d.sync += self.codes[lane].eq(Mux(used, known, 0))
+        used = delay_line(m, self.used, self.LATENCY - 1 - self.VALUE_DELAY, name="used")
+        shape = signed(g.threshold_bits + 1)
+        narrow = [value[: g.threshold_bits].as_signed() for value in self.values]
+        compared = [Mux(n, -v, v) for v, n in zip(narrow, self.negate.data, strict=True)]
+        compared = lane_registers(m, valid[1], "compared_0", shape, compared)
+        codes = [Mux(clamps & ~value[-1], _clamped(value), 0) for value in self.values]
+        codes = lane_registers(m, valid[1], "code_0", CODE_BITS, codes)
+        for level, read in enumerate(levels):
+            # The first `level` bits of a code are known, and in this stage one more. They address
+            # the threshold that the next stage compares with.
+            stage = level + self.VALUE_DELAY + 1
+            longer = [
+                Cat(value >= threshold, code)[:CODE_BITS]
+                for value, threshold, code in zip(compared, read.data, codes, strict=True)
+            ]
+            known = [
+                Mux(searches[level], more, code) for more, code in zip(longer, codes, strict=True)
+            ]
+            if level + 1 < LEVELS:
+                m.d.comb += [
+                    port.eq(more) for port, more in zip(levels[level + 1].code, longer, strict=True)
+                ]
+                name = f"compared_{level + 1}"
+                compared = lane_registers(m, valid[stage], name, shape, compared)
+                codes = lane_registers(m, valid[stage], f"code_{level + 1}", CODE_BITS, known)
+            else:
+                with m.If(valid[stage]):
+                    for lane, (port, code) in enumerate(zip(self.codes, known, strict=True)):
+                        m.d.sync += port.eq(Mux(used[-1][lane], code, 0))
         return m
+
+
+def _clamped(value: Value) -> Value:
+    """A non-negative value, or the greatest code where it is greater."""
+    return Mux(value[CODE_BITS:].any(), (1 << CODE_BITS) - 1, value[:CODE_BITS])

@@ -1,4 +1,4 @@
-"""A delay line holds what its input was; a reset clears strobes."""
+"""Registers hold what their inputs were; a reset clears strobes."""
 
 import pytest
 from amaranth import Module, Signal, signed
@@ -6,7 +6,7 @@ from amaranth.hdl import Fragment
 from amaranth.lib import data
 from post_bench import trace
 
-from palquant.hw.delay import delay_line
+from palquant.hw.delay import delay_line, lane_registers
 
 
 @pytest.fixture
@@ -43,3 +43,20 @@ def test_only_strobes_are_reset(module, reset):
 def test_negative_delay_is_refused(module):
     with pytest.raises(ValueError, match="non-negative number of cycles, not -1"):
         delay_line(module, Signal(), -1, name="line")
+
+
+def test_lane_registers_load_together_and_hold():
+    m = Module()
+    enable = Signal()
+    given = [Signal(signed(6), name=f"given_{lane}") for lane in range(3)]
+    registers = lane_registers(m, enable, "word", signed(4), given)
+    assert [register.name for register in registers] == ["word_0", "word_1", "word_2"]
+    cycles = [
+        [(enable, 1), *zip(given, (1, -8, 7), strict=True)],
+        [(enable, 0), *zip(given, (2, 3, 4), strict=True)],
+        [(enable, 1)],
+        [(enable, 0), *zip(given, (0, 0, 0), strict=True)],
+        [],
+    ]
+    first, second = [1, -8, 7], [2, 3, 4]
+    assert trace(m, cycles, registers) == [[0, 0, 0], first, first, second, second]

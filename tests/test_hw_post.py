@@ -24,36 +24,10 @@ GEOMETRIES = [
     small_geometry("wide words", tin=16, tout=4, lanes=2, **WIDE, **MEMORIES),
     small_geometry("one beat", tin=16, tout=4, lanes=4, bus_bits=64, **MEMORIES),
 ]
-_ONES = [
-    "kernel_rows",
-    "kernel_columns",
-    "input_chunks",
-    "last_lanes",
-    "input_digits",
-    "weight_digits",
-]
-#: Legal values of the fields that only concern the array and the pooling unit.
-UNUSED = dict.fromkeys((item.name for item in isa.COMPUTE.fields), 0) | dict.fromkeys(_ONES, 1)
-MEMORIES = {"activation_words": WORDS, "output_words": WORDS, "residual_words": WORDS}
-WIDE = {"accumulator_bits": 32, "threshold_bits": 32}
-GEOMETRIES = [
-    small_geometry("square", tin=8, tout=8, lanes=4, **MEMORIES),
-    small_geometry("narrow words", tin=4, tout=16, lanes=4, residual_bits=8, **MEMORIES),
-    small_geometry("wide words", tin=16, tout=4, lanes=2, **WIDE, **MEMORIES),
-    small_geometry("one beat", tin=16, tout=4, lanes=4, bus_bits=64, **MEMORIES),
-]
-#: Legal values of the fields that only concern the array and the pooling unit.
-UNUSED = dict.fromkeys((item.name for item in isa.COMPUTE.fields), 0) | dict.fromkeys(
-    (
-        "kernel_rows",
-        "kernel_columns",
-        "input_chunks",
-        "last_lanes",
-        "input_digits",
-        "weight_digits",
-    ),
-    1,
-)
+#: Fields that only concern the array and the pooling unit, with legal values.
+UNUSED = dict.fromkeys((item.name for item in isa.COMPUTE.fields), 0)
+UNUSED |= {"kernel_rows": 1, "kernel_columns": 1, "input_chunks": 1, "last_lanes": 1}
+UNUSED |= {"input_digits": 1, "weight_digits": 1}
 
 
 @dataclass
