@@ -48,7 +48,9 @@ def pack_digits(digits: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         raise PackingError(f"{lanes} lanes do not fill whole bytes")
     if digits.size and digits.max() > 3:
         raise PackingError(f"digit {digits.max()} is above 3")
-    quads = digits.astype(np.uint8).reshape(*digits.shape[:-1], -1, DIGITS_PER_BYTE)
+    quads = digits.astype(np.uint8).reshape(
+        *digits.shape[:-1], lanes // DIGITS_PER_BYTE, DIGITS_PER_BYTE
+    )
     packed: npt.NDArray[np.uint8] = np.bitwise_or.reduce(quads << _SHIFTS, axis=-1)
     return packed
 
@@ -56,4 +58,4 @@ def pack_digits(digits: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 def unpack_digits(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Bytes of shape (..., n) to digits of shape (..., 4 n): the inverse of :func:`pack_digits`."""
     digits = (data[..., None] >> _SHIFTS) & np.uint8(3)
-    return digits.reshape(*data.shape[:-1], -1)
+    return digits.reshape(*data.shape[:-1], DIGITS_PER_BYTE * data.shape[-1])

@@ -94,6 +94,10 @@ class TensorLayout:
         """Bytes of the whole tensor."""
         return self.shape.height * self.row_bytes
 
+    def _count(self, lanes: int) -> int:
+        """Words of ``lanes`` positions in a pixel, digits and planes not counted."""
+        return self.placement.slots // lanes
+
     def pack(self, values: npt.NDArray[Any]) -> Bytes:
         """Values of shape (N, C, H, W) to bytes of shape (N, bytes); padding and dummies are 0.
 
@@ -113,7 +117,9 @@ class TensorLayout:
         slots[..., self.placement.slot] = values.transpose(0, 2, 3, 1)
         rows = np.zeros((batch, self.shape.height, self.row_bytes), np.uint8)
         if self.type.kind is Kind.CODES:
-            words = slots.reshape(batch, *expected[1:], -1, self.geometry.tin)
+            words = slots.reshape(
+                batch, *expected[1:], self._count(self.geometry.tin), self.geometry.tin
+            )
             digits = np.moveaxis(split_digits(words, self.digits), 0, -2)
             pixels = pack_digits(digits)
         else:
@@ -140,17 +146,18 @@ class TensorLayout:
         batch, (height, width) = len(data), (self.shape.height, self.shape.width)
         used = width * self.pixel_words * self.word_bytes
         rows = data.reshape(batch, height, self.row_bytes)[..., :used]
-        pixels = np.ascontiguousarray(rows).reshape(batch, height, width, -1)
+        pixels = np.ascontiguousarray(rows).reshape(batch, height, width, used // width)
         if self.type.kind is Kind.CODES:
             digits = unpack_digits(pixels).reshape(
-                batch, height, width, -1, self.digits, self.geometry.tin
+                batch, height, width, self._count(self.geometry.tin), self.digits, self.geometry.tin
             )
             slots = join_digits(np.moveaxis(digits, -2, 0))
         else:
             bits = self.geometry.residual_bits
             planes = self.geometry.raw_planes if self.type.kind is Kind.LOGITS else 1
             signed = pixels.view(f"<i{bits // 8}").astype(np.int64)
-            parts = signed.reshape(batch, height, width, -1, planes, self.geometry.lanes)
+            lanes = self.geometry.lanes
+            parts = signed.reshape(batch, height, width, self._count(lanes), planes, lanes)
             slots = parts[..., planes - 1, :] << (bits * (planes - 1))
             for plane in range(planes - 1):
                 slots = slots + ((parts[..., plane, :] & ((1 << bits) - 1)) << (bits * plane))

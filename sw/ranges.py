@@ -81,7 +81,18 @@ def prove_ranges(layer: Layer, source: TensorType, geometry: Geometry) -> LayerR
 
 def _require(layer: Layer, register: str, low: Ints, high: Ints, bits: int) -> None:
     """Refuse a channel whose bounds do not fit a signed register."""
-    least, most = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+    _within(layer, register, low, high, (-(1 << (bits - 1)), (1 << (bits - 1)) - 1), bits)
+
+
+def _require_unsigned(layer: Layer, register: str, high: Ints, bits: int) -> None:
+    """Refuse a channel whose bound does not fit an unsigned register."""
+    _within(layer, register, np.zeros_like(high), high, (0, (1 << bits) - 1), bits)
+
+
+def _within(
+    layer: Layer, register: str, low: Ints, high: Ints, limits: tuple[int, int], bits: int
+) -> None:
+    least, most = limits
     bad = np.flatnonzero((low < least) | (high > most))
     if bad.size:
         channel = int(bad[0])
@@ -98,9 +109,9 @@ def _convolution(
     codes = node.weight.reshape(len(node.weight), -1).astype(np.int64)
     taps = codes.shape[1]
     products = codes.sum(axis=1) * source.max
-    _require(layer, "accumulator P", 0 * products, products, geometry.accumulator_bits + 1)
+    _require_unsigned(layer, "accumulator P", products, geometry.accumulator_bits)
     sums = np.full(len(codes), taps * source.max)
-    _require(layer, "activation sum S", 0 * sums, sums, geometry.activation_sum_bits + 1)
+    _require_unsigned(layer, "activation sum S", sums, geometry.activation_sum_bits)
     weights = node.alpha * codes - node.beta
     low = np.minimum(weights, 0).sum(axis=1) * source.max
     high = np.maximum(weights, 0).sum(axis=1) * source.max
