@@ -6,9 +6,9 @@ import random
 
 import pytest
 from amaranth import Module, Signal
+from simulation import simulate
 
 from palquant.hw.mac import AdderTree, DotProduct, reference, tree_levels
-from simulation import simulate
 
 
 def pack(values, bits):
