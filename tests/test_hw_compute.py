@@ -81,6 +81,7 @@ def random_weights(rng, g, f):
 
 def random_compute(rng, g, allocator, **fixed):
     """A legal instruction of random kind, extent, precision and placement."""
+    written = dict(allocator.free)
     f = plain_fields(**random_instruction(rng, g, allocator, **fixed).fields)
     drain = rng.randrange(2)
     f |= {"drain": drain, "layer": rng.randrange(1 << 12)}
@@ -102,12 +103,12 @@ def random_compute(rng, g, allocator, **fixed):
                 continue
             f |= random_weights(rng, g, f)
             per_tap = f["input_chunks"] * f["input_digits"]
-            # Results that earlier instructions wrote can be inputs once these are complete.
-            limit = g.activation_words if drain else INPUT_WORDS
+            # What earlier instructions wrote can be input once they are complete.
+            limit = written["activation"] if drain else INPUT_WORDS
         else:
             f["pool_operation"] = rng.choice(list(PoolOperation))
             per_tap = f["output_chunks"] * g.beats
-            limit = g.residual_words if drain else INPUT_WORDS
+            limit = written["residual"] if drain else INPUT_WORDS
         f |= random_input(rng, g, f, per_tap, limit)
         if len(words(g, f)) <= LONGEST:
             return f
