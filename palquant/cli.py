@@ -23,6 +23,7 @@ a first run:
 exit status: 0 success; 1 a mistake in the input, or a mismatch; 2 wrong options; 130 interrupted
 """
 
+
 def _add(
     subparsers: Any, name: str, run: Callable[..., Any], text: str, example: str
 ) -> argparse.ArgumentParser:
