@@ -17,6 +17,7 @@
 namespace palquant {
 
 constexpr unsigned kResetCycles = 8;
+constexpr unsigned kResetLatency = 2;  // cycles until the reset shows at the outputs
 constexpr uint64_t kTimePerCycle = 10;  // waveform time units
 
 /// Ports that a design may lack (transaction identifiers, profile outputs) are left alone.
@@ -57,10 +58,11 @@ class Bench {
         for (unsigned i = 0; i < kResetCycles; ++i) {
             top_->rst = 1;
             top_->eval();
-            edge([&] { memory_.reset(master_, i == 0); });
+            edge([&] { memory_.reset(master_, i >= kResetLatency); });
         }
         top_->rst = 0;
         top_->eval();
+        cycle();  // AXI: no VALID in the cycle in which the reset ends
     }
     /// One clock cycle. Returns true if it completed a register write's address and data.
     bool cycle() {

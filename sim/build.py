@@ -19,7 +19,7 @@ from pathlib import Path
 
 from palquant.errors import ToolError
 from palquant.sim import process
-from palquant.sim.poison import remove_initial_values
+from palquant.sim.netlist import randomize_power_on, register_reset
 from palquant.sim.toolchain import Toolchain, find_toolchain, require_wave_headers
 
 #: Environment variable that names the cache folder.
@@ -212,7 +212,7 @@ def driver_recipe(verilog: str, *, label: str, waves: bool = False) -> Recipe:
     """
     names = (*_DRIVER_SOURCES, *_DRIVER_HEADERS)
     files = {name: (_SOURCES / name).read_bytes() for name in names}
-    files[f"{TOP}.v"] = remove_initial_values(verilog).encode()
+    files[f"{TOP}.v"] = register_reset(randomize_power_on(verilog), TOP).encode()
     options = [*VERILATOR_OPTIONS, "--top-module", TOP, "-CFLAGS", "-std=c++20"]
     if waves:
         options += ["--trace-fst", "--trace-structs"]

@@ -23,17 +23,13 @@ import find_libpython
 from palquant.errors import ExecutionError, ToolError
 from palquant.sim import process
 from palquant.sim.build import TOP, VERILATOR_OPTIONS, Recipe, make
-from palquant.sim.poison import remove_initial_values
+from palquant.sim.netlist import ports, randomize_power_on
 from palquant.sim.toolchain import find_toolchain
 
 #: Environment variable that names the JSON file with a test bench's parameters.
 PARAMETERS_VARIABLE = "PALQUANT_BENCH"
 #: Seconds of wall time after which a whole run of a test bench is stopped.
 TIMEOUT = 300.0
-
-_PORT = re.compile(
-    r"\b(?:input|output)\s+(?:(?:reg|wire)\s+)?(?:signed\s+)?(?:\[[^\]]*\]\s*)?(?P<name>\w+)"
-)
 
 
 @dataclass(frozen=True)
@@ -51,29 +47,15 @@ class BenchResult:
     log: str
 
 
-def port_names(verilog: str, top: str = TOP) -> list[str]:
-    """The ports of one module of a Verilog text, each declared by itself, in order.
-
-    Raises:
-        ToolError: The module is not there, or has no ports.
-    """
-    pattern = rf"^module {re.escape(top)}\b.*?^endmodule"
-    module = re.search(pattern, verilog, re.DOTALL | re.MULTILINE)
-    names = [match["name"] for match in _PORT.finditer(module.group())] if module else []
-    if not names:
-        raise ToolError(f"the Verilog text has no module {top!r} with ports")
-    return names
-
-
 def _recipe(verilog: str, top: str, label: str) -> Recipe:
     share, libraries = cocotb_tools.config.share_dir, cocotb_tools.config.libs_dir
     public = "".join(
-        f'public_flat_rw -module "{top}" -var "{name}"\n' for name in port_names(verilog, top)
+        f'public_flat_rw -module "{top}" -var "{port.name}"\n' for port in ports(verilog, top)
     )
     return Recipe(
         label=label,
         files={
-            f"{top}.v": remove_initial_values(verilog).encode(),
+            f"{top}.v": randomize_power_on(verilog).encode(),
             "ports.vlt": f"`verilator_config\n{public}".encode(),
             "main.cpp": (share / "lib" / "verilator" / "verilator.cpp").read_bytes(),
         },

@@ -135,9 +135,8 @@ void AxiMemory::clock(const MasterSignals& in) {
     out_.wready = moves(kW);
 }
 
-void AxiMemory::reset(const MasterSignals& in, bool first_cycle) {
-    // The reset is synchronous: the master's outputs show it from the second cycle on.
-    if (!first_cycle && (in.ar.valid || in.aw.valid || in.w.valid))
+void AxiMemory::reset(const MasterSignals& in, bool effective) {
+    if (effective && (in.ar.valid || in.aw.valid || in.w.valid))
         violation("a VALID is high during reset");
     reads_.clear();
     write_requests_.clear();

@@ -105,8 +105,9 @@ class AxiMemory {
     const MemorySignals& signals() const { return out_; }
     /// One rising clock edge; `in` is what the master drove before it, while signals() was driven.
     void clock(const MasterSignals& in);
-    /// One rising clock edge in reset: forgets all transactions, keeps the contents.
-    void reset(const MasterSignals& in, bool first_cycle);
+    /// One rising clock edge in reset: forgets all transactions, keeps the contents. `effective`:
+    /// the reset has reached the master's outputs.
+    void reset(const MasterSignals& in, bool effective);
     /// Transactions that are not complete: 0 whenever the master claims to be idle.
     size_t outstanding() const;
     const Traffic& traffic() const { return traffic_; }

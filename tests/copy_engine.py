@@ -25,6 +25,7 @@ class Offset(enum.IntEnum):
     FAULT = 0x20
     SPLIT = 0x24
     SWITCHES = 0x28
+    NEXT_SCRATCH = 0x2C
 
 
 class Fault(enum.IntEnum):
@@ -44,8 +45,10 @@ class Fault(enum.IntEnum):
 
 def verilog(bits: int = 64) -> str:
     text = (Path(__file__).parent / "copy_engine.v").read_text()
-    assert "DATA = 64" in text
-    return text.replace("DATA = 64", f"DATA = {bits}")
+    assert "`define DATA 64" in text
+    # As the gateware generator would write a memory's initial contents.
+    words = "\n".join(f"    scratch[{word}] = {bits}'h{0:0{bits // 4}x};" for word in range(256))
+    return text.replace("DATA 64", f"DATA {bits}").replace("SCRATCH_WORDS", words)
 
 
 def build(bits: int = 64, *, waves: bool = False) -> Path:

@@ -3,18 +3,20 @@
 // SPLIT reads a burst as two, with two identifiers, and counts how often their data alternates.
 // FAULT makes it break one rule of AXI4, to see whether the memory model notices.
 
-module palquant #(parameter DATA = 64) (
+`define DATA 64
+
+module palquant (
   input clk, input rst, output irq,
   output reg m_axi_arvalid, input m_axi_arready, output reg [31:0] m_axi_araddr,
   output reg [7:0] m_axi_arlen, output [2:0] m_axi_arsize, output [1:0] m_axi_arburst,
   output reg m_axi_arid, input m_axi_rid,
-  input m_axi_rvalid, output m_axi_rready, input [DATA-1:0] m_axi_rdata, input [1:0] m_axi_rresp,
+  input m_axi_rvalid, output m_axi_rready, input [`DATA-1:0] m_axi_rdata, input [1:0] m_axi_rresp,
   input m_axi_rlast,
   output reg m_axi_awvalid, input m_axi_awready, output reg [31:0] m_axi_awaddr,
   output reg [7:0] m_axi_awlen, output [2:0] m_axi_awsize, output [1:0] m_axi_awburst,
   output m_axi_awid, input m_axi_bid,
-  output reg m_axi_wvalid, input m_axi_wready, output [DATA-1:0] m_axi_wdata,
-  output [DATA/8-1:0] m_axi_wstrb, output m_axi_wlast,
+  output reg m_axi_wvalid, input m_axi_wready, output [`DATA-1:0] m_axi_wdata,
+  output [`DATA/8-1:0] m_axi_wstrb, output m_axi_wlast,
   input m_axi_bvalid, output m_axi_bready, input [1:0] m_axi_bresp,
   input s_axil_awvalid, output s_axil_awready, input [11:0] s_axil_awaddr,
   input s_axil_wvalid, output s_axil_wready, input [31:0] s_axil_wdata, input [3:0] s_axil_wstrb,
@@ -26,7 +28,7 @@ module palquant #(parameter DATA = 64) (
   output trace_load_busy, output [11:0] trace_load_layer,
   output trace_store_busy, output [11:0] trace_store_layer
 );
-  localparam BYTES = DATA / 8;
+  localparam BYTES = `DATA / 8;
   localparam IDLE = 0, ADDRESS = 1, READ = 2, REQUEST = 3, WRITE = 4, RESPONSE = 5;
   // Faults.
   localparam WITHDRAW = 1, CHANGE = 2, EARLY_LAST = 3, NO_LAST = 4, CROSS = 5, NARROW = 6,
@@ -39,12 +41,10 @@ module palquant #(parameter DATA = 64) (
   reg [8:0] second_count;
   reg [1:0] lasts;
   reg done, last_id;
-  reg [DATA-1:0] scratch [255:0];
-  reg [31:0] scratch_word;
-  integer i;
+  reg [`DATA-1:0] scratch [255:0];
+  reg [31:0] scratch_word, next_scratch_word;
   initial begin
-    scratch[0] = 64'h0000000000000000;
-    scratch[1] = 64'h0000000000000000;
+SCRATCH_WORDS
   end
 
   // Beats up to the next 4 KiB boundary of both sides.
@@ -98,10 +98,12 @@ module palquant #(parameter DATA = 64) (
         12'h18: s_axil_rdata <= cycles;
         12'h1c: s_axil_rdata <= scratch_word;
         12'h28: s_axil_rdata <= switches;
+        12'h2c: s_axil_rdata <= next_scratch_word;
         default: read_bad <= 1;
       endcase
     end
     scratch_word <= scratch[1][31:0];
+    next_scratch_word <= scratch[2][31:0];
     case (state)
       IDLE: ;
       ADDRESS: begin

@@ -43,7 +43,8 @@ async def copies(dut):
 @cocotb.test()
 async def shows_power_on_values(dut):
     _, host = await _start(dut)
-    print(f"SCRATCH {await host.read_dword(Offset.SCRATCH)} SEED {cocotb.RANDOM_SEED}")
+    words = [await host.read_dword(offset) for offset in (Offset.SCRATCH, Offset.NEXT_SCRATCH)]
+    print(f"SCRATCH {words[0]} {words[1]} SEED {cocotb.RANDOM_SEED}")
 
 
 @cocotb.test()

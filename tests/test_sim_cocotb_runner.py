@@ -4,7 +4,7 @@ import pytest
 from copy_engine import verilog
 
 from palquant.errors import ExecutionError, ToolError
-from palquant.sim.cocotb_runner import build_bench, port_names, run_bench
+from palquant.sim.cocotb_runner import build_bench, run_bench
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +28,9 @@ def test_passes_and_failures_are_told_apart(bench):
 
 def test_power_on_values_are_random_and_reproducible(bench):
     logs = [run(bench, "shows_power_on_values", seed=seed).log for seed in (1, 1, 2)]
-    values = [re.search(r"SCRATCH (\d+) SEED (\d+)", log).groups() for log in logs]
+    values = [re.search(r"SCRATCH (\d+) (\d+) SEED (\d+)", log).groups() for log in logs]
     assert values[0] == values[1]
-    assert values[0][0] != values[2][0]
-    assert values[0][1] != values[2][1]
-    assert "0" not in {scratch for scratch, _ in values}
+    assert len({*values[0], *values[2]}) == 6
 
 
 def test_tests_that_do_not_exist_are_an_error(bench):
@@ -50,22 +48,3 @@ def test_a_module_that_does_not_exist_is_an_error(bench):
 def test_a_test_that_hangs_is_stopped(bench):
     with pytest.raises(ToolError, match=r"tb_copy \(seed 7\) took longer than 5 s"):
         run(bench, "hangs", seed=7, timeout=5.0)
-
-
-def test_port_names():
-    names = port_names(verilog())
-    assert names[:3] == ["clk", "rst", "irq"]
-    assert {"m_axi_rdata", "s_axil_awready", "trace_store_layer"} <= set(names)
-    assert len(names) == len(set(names))
-    yosys = """module other(x); input x; endmodule
-module palquant(clk, q, d);
-  input clk;
-  wire clk;
-  input [7:0] d;
-  output [7:0] q;
-  reg [7:0] q;
-endmodule
-"""
-    assert port_names(yosys) == ["clk", "d", "q"]
-    with pytest.raises(ToolError, match="no module 'none'"):
-        port_names(yosys, "none")

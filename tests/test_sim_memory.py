@@ -75,13 +75,13 @@ def test_data_of_two_identifiers_is_interleaved_on_request(interleave):
 
 def test_poison_of_memory_and_registers_depends_on_the_seed():
     def run(seed):
-        dump = [Read(Offset.SCRATCH), Dump(BASE, SIZE)]
+        dump = [Read(Offset.SCRATCH), Read(Offset.NEXT_SCRATCH), Dump(BASE, SIZE)]
         return execute(build(), dump, base=BASE, size=SIZE, bus=Bus(seed=seed))
 
     first, again, other = run(3), run(3), run(4)
     np.testing.assert_array_equal(first.dumps[0], again.dumps[0])
     assert first.reads == again.reads
-    assert first.reads != other.reads
+    assert len({*first.reads, *other.reads}) == 4
     # Random bytes: none is more frequent than others by much.
     assert np.bincount(first.dumps[0], minlength=256).max() < 1.2 * SIZE / 256
     assert np.count_nonzero(first.dumps[0] == other.dumps[0]) < 1.2 * SIZE / 256

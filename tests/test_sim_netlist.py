@@ -1,14 +1,17 @@
-"""What initial values are removed: on Verilog as the gateware generator writes it."""
+"""What becomes of Verilog as the gateware generator writes it."""
 
 import re
 
+import pytest
 from amaranth import Module, Signal
 from amaranth.back import verilog
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+from copy_engine import verilog as copy_engine
 
-from palquant.sim.poison import remove_initial_values
+from palquant.errors import ToolError
+from palquant.sim.netlist import Port, ports, randomize_power_on, register_reset
 
 
 class Example(wiring.Component):
@@ -47,19 +50,21 @@ def _blocks(text):
     return set(re.findall(r"initial begin\n *(\w+)\[0\]", text))
 
 
-def test_only_empty_writable_memories_lose_their_contents():
+def test_only_empty_writable_memories_get_random_contents():
     before = verilog.convert(Example(), name="example")
     memories = {"ram", "filled", "rom"}
     names = {m: next(n for n in _blocks(before) if n.startswith(m)) for m in memories}
-    after = remove_initial_values(before)
+    after = randomize_power_on(before)
     assert _blocks(before) - _blocks(after) == {names["ram"]}
+    loops = re.findall(r"for \(integer word = 0; word < (\d+);.*\n *(.*);", after)
+    assert loops == [("16", f"{names['ram']}[word] = {{$urandom, $urandom}}")]
 
 
 def test_registers_lose_their_initial_values():
     before = verilog.convert(Example(), name="example")
     assert re.search(r"reg \[7:0\] count = 8'h03;", before)
     assert re.search(r"reg \[39:0\] late = 40'h", before)
-    after = remove_initial_values(before)
+    after = randomize_power_on(before)
     assert re.search(r"reg \[7:0\] count;", after)
     assert re.search(r"reg \[39:0\] late;", after)
     assert not re.search(r"reg [^;]*= \d+'", after)
@@ -67,8 +72,40 @@ def test_registers_lose_their_initial_values():
 
 def test_nothing_else_changes():
     before = verilog.convert(Example(), name="example")
-    after = remove_initial_values(before)
-    kept = [line for line in before.splitlines() if "initial" not in line]
-    lost = set(kept) - set(after.splitlines())
+    after = randomize_power_on(before)
+    lost = set(before.splitlines()) - set(after.splitlines())
     assert all(re.match(r" *(reg .*= |\w+\[\d+\] = 40'h0+;)", line) for line in lost)
-    assert remove_initial_values(after) == after
+    assert randomize_power_on(after) == after
+
+
+def test_ports_in_both_styles_of_declaration():
+    names = [port.name for port in ports(copy_engine(), "palquant")]
+    assert names[:3] == ["clk", "rst", "irq"]
+    assert {"m_axi_rdata", "s_axil_awready", "trace_store_layer"} <= set(names)
+    assert len(names) == len(set(names))
+    text = verilog.convert(Example(), name="example")
+    assert {(port.name, port.direction, port.range) for port in ports(text, "example")} == {
+        ("clk", "input", ""),
+        ("rst", "input", ""),
+        ("address", "input", "[3:0]"),
+        ("enable", "input", ""),
+        ("value", "input", "[39:0]"),
+        ("outputs", "output", "[39:0]"),
+    }
+
+
+def test_a_module_that_is_not_there():
+    with pytest.raises(ToolError, match="no module 'none' with ports"):
+        ports(copy_engine(), "none")
+    with pytest.raises(ToolError, match="no ports 'clk' and 'reset'"):
+        register_reset(copy_engine(), "palquant", reset="reset")
+
+
+def test_the_reset_becomes_a_register_and_ports_stay():
+    text = verilog.convert(Example(), name="example")
+    shell = register_reset(text, "example")
+    assert ports(shell, "example") == ports(shell, "example_core") == ports(text, "example")
+    assert Port("rst", "input", "") in ports(shell, "example")
+    assert "always @(posedge clk) rst_register <= rst;" in shell
+    assert ".rst(rst_register)" in shell
+    assert ".address(address)" in shell

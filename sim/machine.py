@@ -1,0 +1,57 @@
+"""The machine of a geometry, ready to be simulated: its Verilog text, and builds of it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from pathlib import Path
+
+from palquant import hw
+from palquant.errors import ToolError
+from palquant.hw import generate
+from palquant.hw.config import Geometry
+from palquant.sim.build import build_driver, cache_folder, digest
+
+
+def machine_verilog(geometry: Geometry) -> str:
+    """The machine as Verilog, generated now or earlier.
+
+    Generating takes longer than all the rest of a run that finds its build in the cache, so the
+    text is kept as well, by a hash of the gateware's sources.
+
+    Raises:
+        ToolError: The cache folder cannot be written.
+    """
+    parts = [importlib.metadata.version("amaranth").encode(), repr(geometry).encode()]
+    for path in sorted(Path(hw.__file__).parent.glob("*.py")):
+        parts += [path.name.encode(), path.read_bytes()]
+    cache = cache_folder()
+    path = cache / f"{digest(parts)}.v"
+    if path.is_file():
+        return path.read_text()
+    text = generate.verilog(geometry)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f"{path.name}.{os.getpid()}")
+        aside.write_text(text)
+        aside.rename(path)
+    except OSError as error:
+        raise ToolError(f"cannot write to {cache}: {error}") from error
+    return text
+
+
+def build_simulator(geometry: Geometry, *, waves: bool = False) -> Path:
+    """The fast driver around the machine of a geometry, built or found.
+
+    Parameters:
+        geometry: The machine.
+        waves: Whether it can record waveforms (FST); costs speed.
+
+    Returns:
+        Path of the executable; ``options.h`` describes its command line.
+
+    Raises:
+        ToolError: A tool (or, for waves, a header) is missing, or a build failed.
+    """
+    label = f"simulator of {geometry.name}{' with waveforms' if waves else ''}"
+    return build_driver(machine_verilog(geometry), label=label, waves=waves)
