@@ -12,7 +12,7 @@ BIN := .venv/bin
 PACKAGES := golden hw sim sw
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format docs docs-check constraints clean
+.PHONY: help setup run test lint style types format docs docs-check constraints clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,9 +30,14 @@ run: $(STAMP) ## Train, compile, simulate the RTL and compare every value, end t
 test: $(STAMP) ## Run all tests on two cores; ARGS="-k mac" runs some
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
-lint: $(STAMP) ## Check style, format and types
+lint: style types ## Check style, format and types
+
+style: $(STAMP) ## Check style and format only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# mypy does not follow setuptools' package-dir, but it follows links.
+types: $(STAMP) ## Check types only
 	rm -rf build/types
 	mkdir -p build/types/palquant
 	ln -s $(CURDIR)/palquant/* $(addprefix $(CURDIR)/,$(PACKAGES)) build/types/palquant

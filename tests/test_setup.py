@@ -108,9 +108,9 @@ fi"""
     python(machine, environment)
     result = set_up(machine)
     assert (result.returncode, result.stderr) == (0, "")
-    install = "-m pip install --disable-pip-version-check --constraint constraints.txt"
+    install = "-m pip --quiet --disable-pip-version-check install -c constraints.txt"
     assert (machine / "calls").read_text().splitlines() == [
-        f"{install} --quiet setuptools",
+        f"{install} setuptools",
         f"{install} --no-build-isolation --editable .[dev]",
         "-m pip check",
     ]
