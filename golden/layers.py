@@ -224,7 +224,8 @@ class WideConvolution(_Convolution):
 
     def correction(self, unit: Tensor | float) -> Tensor:
         """Correction of the accumulators, shape (O,), from that of the input (``Integers``)."""
-        return unit * self.quantize_weight(self.weight).detach().double().sum((1, 2, 3))
+        levels: Tensor = self.quantize_weight(self.weight).detach()
+        return unit * levels.double().sum((1, 2, 3))
 
 
 class BatchNormAffine(nn.Module):

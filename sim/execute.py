@@ -257,7 +257,7 @@ def _step_arguments(steps: Sequence[Step], folder: Path) -> list[str]:
                 path = folder / f"load{index}"
                 if isinstance(contents, np.ndarray):
                     contents.tofile(path)
-                else:
+                elif not isinstance(contents, Path):
                     path.write_bytes(contents)
                 words += ["--load", f"{path}@{address}"]
             case Write(offset, value):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from palquant import hw
 from palquant.errors import ToolError
-from palquant.hw import generate
 from palquant.hw.config import Geometry
+from palquant.hw.generate import verilog
 from palquant.sim.build import build_driver, cache_folder, digest
 
 
@@ -29,7 +29,7 @@ def machine_verilog(geometry: Geometry) -> str:
     path = cache / f"{digest(parts)}.v"
     if path.is_file():
         return path.read_text()
-    text = generate.verilog(geometry)
+    text = verilog(geometry)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f"{path.name}.{os.getpid()}")

@@ -13,7 +13,7 @@ from typing import Any
 import cocotb
 import numpy as np
 from cocotb.clock import Clock
-from cocotb.handle import HierarchyObject
+from cocotb.handle import HierarchyObject, LogicObject
 from cocotb.triggers import ClockCycles, First, RisingEdge, Timer, with_timeout
 from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiResp, AxiSlave
 
@@ -76,6 +76,13 @@ class FaultyMemory:
         return bytes(self.contents[start : start + length])
 
 
+def _scalar(dut: HierarchyObject, name: str) -> LogicObject:
+    """A one-bit port of the machine."""
+    port = dut[name]
+    assert isinstance(port, LogicObject)
+    return port
+
+
 class Bench:
     """A machine with its memory and its host.
 
@@ -95,6 +102,7 @@ class Bench:
         stall: float = 0.0,
     ) -> None:
         self.dut = dut
+        self.clk, self.rst, self.irq = (_scalar(dut, name) for name in ("clk", "rst", "irq"))
         self.geometry = geometry
         self.rng = random.Random(cocotb.RANDOM_SEED)
         self.memory = FaultyMemory(*memory, self.rng)
@@ -133,15 +141,15 @@ class Bench:
 
     async def start(self) -> None:
         """Start the clock and reset the machine."""
-        Clock(self.dut.clk, CLOCK_NS, unit="ns", impl="gpi").start()
+        Clock(self.clk, CLOCK_NS, unit="ns", impl="gpi").start()
         await self.reset()
 
     async def reset(self) -> None:
         """Reset machine and buses; the memory keeps its contents."""
-        self.dut.rst.value = 1
-        await ClockCycles(self.dut.clk, RESET_CYCLES)
-        self.dut.rst.value = 0
-        await RisingEdge(self.dut.clk)
+        self.rst.value = 1
+        await ClockCycles(self.clk, RESET_CYCLES)
+        self.rst.value = 0
+        await RisingEdge(self.clk)
 
     # Registers
 
@@ -189,10 +197,10 @@ class Bench:
 
     async def interrupt(self, cycles: int) -> None:
         """Wait for the interrupt, at most so many cycles."""
-        if not self.dut.irq.value:
-            await First(RisingEdge(self.dut.irq), Timer(cycles * CLOCK_NS, "ns"))
-        await RisingEdge(self.dut.clk)
-        assert self.dut.irq.value == 1, f"no interrupt within {cycles} cycles"
+        if not self.irq.value:
+            await First(RisingEdge(self.irq), Timer(cycles * CLOCK_NS, "ns"))
+        await RisingEdge(self.clk)
+        assert self.irq.value == 1, f"no interrupt within {cycles} cycles"
 
     async def expect(self, code: ErrorCode) -> None:
         """Check STATUS after an interrupt, and acknowledge the interrupt."""
@@ -204,8 +212,8 @@ class Bench:
         events = await self.fields("INTERRUPT_STATUS")
         assert events == {"done": int(not failed), "error": int(failed)}
         await self.write("INTERRUPT_STATUS", **events)
-        await ClockCycles(self.dut.clk, 2)
-        assert self.dut.irq.value == 0, "the interrupt was acknowledged and is still high"
+        await ClockCycles(self.clk, 2)
+        assert self.irq.value == 0, "the interrupt was acknowledged and is still high"
 
     async def recover(self) -> None:
         """Clear an error as a driver would: CONTROL.reset, then wait until it is done."""

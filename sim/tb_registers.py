@@ -126,9 +126,9 @@ async def doorbell_needs_its_own_byte(dut: HierarchyObject) -> None:
     control = REGISTERS["CONTROL"]
     await bench.write_bytes(control.offset + 1, b"\xff\xff\xff")
     await bench.write("CONTROL", 0)
-    await ClockCycles(dut.clk, 100)
+    await ClockCycles(bench.clk, 100)
     assert await bench.read("STATUS") == 0
-    assert dut.irq.value == 0
+    assert bench.irq.value == 0
 
 
 @cocotb.test(timeout_time=TIMEOUT_MS, timeout_unit="ms")
@@ -142,7 +142,7 @@ async def interrupt_is_masked(dut: HierarchyObject) -> None:
     for _ in range(RUN_CYCLES):
         if (await bench.fields("STATUS"))["done"]:
             break
-    assert dut.irq.value == 0
+    assert bench.irq.value == 0
     assert await bench.fields("INTERRUPT_STATUS") == {"done": 1, "error": 0}
     await bench.write("INTERRUPT_ENABLE", done=1)
     await bench.interrupt(10)
@@ -164,7 +164,7 @@ async def faulty_programs(dut: HierarchyObject) -> None:
         address = await bench.read("ERROR_ADDRESS")
         assert address == fault.address, f"{fault.name}: ERROR_ADDRESS is {address:#x}"
         await bench.ring()  # in error, the doorbell is ignored
-        await ClockCycles(dut.clk, 50)
+        await ClockCycles(bench.clk, 50)
         assert (await bench.fields("STATUS"))["error"] == 1
         await bench.recover()
         await bench.run(program, regions, cycles=RUN_CYCLES)
@@ -245,7 +245,7 @@ async def doorbell_while_busy(dut: HierarchyObject) -> None:
     await bench.interrupt(RUN_CYCLES)
     await bench.expect(ErrorCode.NONE)
     bench.check_outputs(program, regions, before)
-    await ClockCycles(dut.clk, 200)
+    await ClockCycles(bench.clk, 200)
     assert (await bench.fields("STATUS"))["busy"] == 0
     assert await bench.read("IMAGES_DONE") == images
 
@@ -258,7 +258,7 @@ async def reset_in_mid_run(dut: HierarchyObject) -> None:
         bench.load_inputs(program, regions)
         await bench.prepare(program.image, regions, len(program.inputs))
         await bench.ring()
-        await ClockCycles(dut.clk, bench.rng.randint(1, 1500))
+        await ClockCycles(bench.clk, bench.rng.randint(1, 1500))
         if attempt % 2:
             await bench.reset()
         else:
