@@ -93,6 +93,7 @@ def random_compute(rng, g, allocator, **fixed):
             f["input_digits"] = fixed.get("input_digits", rng.choice([1, 1, 2, 4]))
             f["weight_digits"] = fixed.get("weight_digits", rng.choice([1, 1, 2, 4]))
             f["digit_sum_first"] = f["input_digits"] + f["weight_digits"] - 2
+            f["digit_sum_last"] = 0
             if rng.random() < 0.2:
                 f["digit_sum_first"] = rng.randint(0, f["digit_sum_first"])
                 f["digit_sum_last"] = rng.randint(0, f["digit_sum_first"])
