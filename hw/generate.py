@@ -6,12 +6,11 @@ import os
 import tempfile
 from pathlib import Path
 
-from amaranth.back import verilog as backend
-
 from palquant.errors import ToolError
 from palquant.hw.config import Geometry
 from palquant.hw.describe import c_header, geometry_json, instructions_json, registers_json
 from palquant.hw.top import Accelerator
+from palquant.hw.verilog import convert
 
 #: Name of the Verilog module, and of its file.
 MODULE = "palquant"
@@ -23,10 +22,7 @@ def verilog(geometry: Geometry) -> str:
     The same geometry and the same versions of the tools give the same text, wherever the sources
     lie: no attribute says where a line comes from.
     """
-    text: str = backend.convert(
-        Accelerator(geometry), name=MODULE, emit_src=False, strip_internal_attrs=True
-    )
-    return text
+    return convert(Accelerator(geometry), MODULE)
 
 
 def generate(geometry: Geometry, directory: str | os.PathLike[str]) -> list[Path]:
