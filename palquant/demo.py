@@ -7,7 +7,9 @@ same 2-bit array. Run by ``make run``; writes ``build/run/report.json``.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -127,6 +129,12 @@ def _shuffle_cycles(
     return (cycles - other.cycles) / len(images)
 
 
+def _folder(config: TrainConfig) -> str:
+    """A folder name of its own for every configuration, so that each can be resumed."""
+    digest = zlib.crc32(json.dumps(asdict(config), sort_keys=True).encode())
+    return f"{config.network.name}-{digest:08x}"
+
+
 def demonstrate(
     output: Path, *, epochs: int, base_width: int, images: int, geometry_name: str, seed: int
 ) -> dict[str, object]:
@@ -143,7 +151,7 @@ def demonstrate(
             epochs=epochs,
             seed=seed,
         )
-        reports.append(run_network(config, output / config.network.name, split, machine, images))
+        reports.append(run_network(config, output / _folder(config), split, machine, images))
     palquant, counterpart = reports
     document = {
         "networks": [asdict(report) for report in reports],
