@@ -24,6 +24,9 @@ from palquant.sw.segments import Segment, cut_segments
 from palquant.sw.tile import OnChip, Policy, Tiling, home, input_rows
 
 MAX_ROW_BEATS = (1 << 16) - 1
+#: Blocks of output chunks that the weight memory holds at least: one computes while others load.
+#: With few large blocks the array would wait for a whole one at each layer's start.
+BLOCKS = 8
 
 
 @dataclass
@@ -260,7 +263,7 @@ class Emitter:
                 f"has {g.weight_words}"
             )
         if words:
-            most = min(most, g.weight_words // 4 // words)
+            most = min(most, g.weight_words // BLOCKS // words)
         most = max(1, most)
         parts = []
         for segment in cut_segments(computed, target, groups, g.tout):
