@@ -36,9 +36,10 @@ def save_checkpoint(content: Mapping[str, Any], path: str | os.PathLike[str]) ->
             torch.save({"format": FORMAT, "version": VERSION, **content}, stream)
         os.replace(aside, target)
     except OSError as error:
+        raise ModelError(f"{target}: cannot write: {error.strerror or error}") from error
+    finally:
         if aside is not None:
             Path(aside).unlink(missing_ok=True)
-        raise ModelError(f"{target}: cannot write: {error.strerror or error}") from error
 
 
 def load_checkpoint(path: str | os.PathLike[str], *entries: str) -> dict[str, Any]:

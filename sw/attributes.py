@@ -26,9 +26,13 @@ def attribute_problem(instance: Any) -> str | None:
     """
     cls: Any = type(instance)
     for name, declared in _annotations(cls).items():
-        if not _fits(getattr(instance, name), declared):
-            value = getattr(instance, name)
+        value = getattr(instance, name)
+        if not _fits(value, declared):
             return f"{name} is {_describe(value)}, expected {_expected(declared)}"
+        if dataclasses.is_dataclass(value):
+            inner = attribute_problem(value)
+            if inner:
+                return f"{name}.{inner}"
     return None
 
 
@@ -59,14 +63,12 @@ def _fits(value: Any, declared: Any) -> bool:
         return type(value) in (int, float) and math.isfinite(value)
     if declared in (int, bool, str):
         return type(value) is declared
-    return isinstance(value, declared) and attribute_problem(value) is None
+    return isinstance(value, declared)
 
 
 def _describe(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"an array of {value.dtype}"
-    if dataclasses.is_dataclass(value):
-        return attribute_problem(value) or type(value).__name__
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 

@@ -248,7 +248,8 @@ def _infer(graph: Graph, node: Node) -> tuple[Shape, TensorType]:
             raise refuse(f"adds residuals of {kind.bits} and {graph.types[node.b].bits} bits")
         return source, kind
     if isinstance(node, Permute):
-        if not np.array_equal(np.sort(node.permutation), np.arange(source.channels)):
+        order = np.sort(node.permutation, axis=None)
+        if node.permutation.ndim != 1 or not np.array_equal(order, np.arange(source.channels)):
             raise refuse(f"is no permutation of {source.channels} channels")
         return source, kind
     if isinstance(node, Pool):

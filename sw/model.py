@@ -59,8 +59,9 @@ def save_model(graph: Graph, path: str | os.PathLike[str]) -> None:
         os.chmod(aside, 0o644)
         os.replace(aside, target)
     except OSError as error:
-        Path(aside).unlink(missing_ok=True)
         raise ModelError(f"{target}: cannot write: {error.strerror}") from error
+    finally:
+        Path(aside).unlink(missing_ok=True)
 
 
 def load_model(path: str | os.PathLike[str]) -> Graph:
@@ -72,9 +73,10 @@ def load_model(path: str | os.PathLike[str]) -> Graph:
     """
     target = Path(path)
     try:
-        with np.load(target, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("a single array")
+        archive = np.load(target, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("a single array")
+        with archive:
             arrays = {name: archive[name] for name in archive.files}
     except OSError as error:
         raise ModelError(f"{target}: cannot read: {error.strerror or error}") from error
