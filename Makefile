@@ -42,6 +42,7 @@ types: $(STAMP) ## Check types only
 	mkdir -p build/types/palquant
 	ln -s $(CURDIR)/palquant/* $(addprefix $(CURDIR)/,$(PACKAGES)) build/types/palquant
 	$(BIN)/python -m mypy
+	$(BIN)/python -m mypy scripts/*.py
 
 format: $(STAMP) ## Format the code, and mend what ruff can mend
 	$(BIN)/ruff check --fix-only .
