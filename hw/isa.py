@@ -23,6 +23,8 @@ MAGIC = int.from_bytes(b"PALQ", "little")
 #: Bytes of one instruction unit.
 UNIT_BYTES = 32
 UNIT_BITS = 8 * UNIT_BYTES
+#: Width of a token counter. One more token than it can hold is an error.
+TOKEN_BITS = 8
 
 
 class Opcode(enum.IntEnum):

@@ -13,9 +13,6 @@ from palquant.hw import isa
 from palquant.hw.layouts import struct
 from palquant.hw.registers import Stall
 
-#: Width of a token counter. One more token than it can hold is an error.
-TOKEN_BITS = 8
-
 #: Width of a layer index.
 LAYER_BITS = next(item.bits for item in isa.HEADER if item.name == "layer")
 
@@ -61,7 +58,7 @@ class TokenCounters(wiring.Component):
             for taker in Engine:
                 if giver is taker:
                     continue
-                count = Signal(TOKEN_BITS, name=f"{giver.name}_to_{taker.name}".lower())
+                count = Signal(isa.TOKEN_BITS, name=f"{giver.name}_to_{taker.name}".lower())
                 given = self.give[giver][taker]
                 taken = self.take[taker][giver]
                 m.d.sync += count.eq(count + given - taken)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from palquant.errors import InstructionError
+from palquant.hw import isa
 from palquant.hw.config import Geometry
 from palquant.hw.isa import Opcode
 
@@ -89,4 +90,11 @@ def check_deadlock(
     left = [f"{a} to {b}" for (a, b), count in tokens.items() if count]
     if left:
         raise InstructionError(f"the program leaves tokens over from {', '.join(left)}")
+    capacity = (1 << isa.TOKEN_BITS) - 1
+    for (giver, taker), count in most.items():
+        if count > capacity:
+            raise InstructionError(
+                f"the program gives {count} tokens from {giver} to {taker} before "
+                f"they are taken (at most {capacity})"
+            )
     return TokenUse(most)

@@ -9,9 +9,8 @@ from programs import instruction_offsets
 
 from palquant.hw import isa
 from palquant.hw.config import geometry
-from palquant.hw.isa import Base, Memory, Opcode
+from palquant.hw.isa import TOKEN_BITS, Base, Memory, Opcode
 from palquant.hw.registers import ErrorCode, Stall
-from palquant.hw.tokens import TOKEN_BITS
 
 TINY = geometry("tiny")
 TRANSFER = {"rows": 1, "row_beats": 2}

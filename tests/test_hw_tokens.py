@@ -7,8 +7,9 @@ import pytest
 from simulation import plain, simulate, sink, source, until
 
 from palquant.hw import isa
+from palquant.hw.isa import TOKEN_BITS
 from palquant.hw.registers import Stall
-from palquant.hw.tokens import TOKEN_BITS, Dispatcher, Engine, TokenCounters
+from palquant.hw.tokens import Dispatcher, Engine, TokenCounters
 
 PAIRS = [(a, b) for a in Engine for b in Engine if a is not b]
 LIMIT = (1 << TOKEN_BITS) - 1

@@ -165,3 +165,11 @@ def test_a_barrier_behind_a_stuck_engine_is_a_deadlock():
     program = [(Opcode.STORE, {"wait_compute": 1}), (Opcode.BARRIER, {}), (Opcode.END, {})]
     with pytest.raises(InstructionError, match="store is stuck"):
         check_deadlock(program, TINY)
+
+
+def test_more_tokens_than_a_counter_holds_are_refused():
+    program = [(Opcode.LOAD, {"signal_compute": 1})] * 256 + [
+        (Opcode.COMPUTE, {"wait_load": 1})
+    ] * 256
+    with pytest.raises(InstructionError, match="gives 256 tokens from load to compute"):
+        check_deadlock([*program, (Opcode.END, {})], TINY)
