@@ -83,6 +83,19 @@ def test_a_gain_beyond_the_register_turns_about_the_center():
     assert found(torch.full((1, 2, 1, 1), -48.0)).flatten().tolist() == [32767, -32768]
 
 
+def test_the_offset_has_room_for_the_correction():
+    gain, center, value = column(0.5, 0.5), column(0, 0), column(0, 0)
+    correction = column(0, -300_000)
+    found = derive_requantization(gain, center, value, 16, correction)
+    assert found.shift[0] > found.shift[1] > 0
+    stored = found.offset + found.scale * correction.long()
+    assert stored.min() >= -(2**31)
+    # Without room the second channel would have had the first one's integers, and overflowed.
+    assert found.offset[0] + found.scale[0] * correction[1].long() < -(2**31)
+    x = torch.arange(-50, 50).double().reshape(-1, 1, 1, 1).expand(-1, 2, 1, 1)
+    assert torch.equal(found(x)[:, 0], found(x)[:, 1])
+
+
 def test_zero_gain_is_the_constant():
     found = derive_requantization(column(0, 0, 0), column(1e9, -3, 0), column(2.5, -2.5, 0.49), 8)
     assert found.scale.tolist() == [0, 0, 0]

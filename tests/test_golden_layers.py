@@ -124,6 +124,18 @@ def test_wide_convolution_approximates_the_float_one(bits):
         assert torch.allclose(values * step, exact, atol=0.05 * exact.abs().max().item())
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_correction_is_what_unsigned_codes_add(bits):
+    layer = WideConvolution(3, 5, 3, weight_bits=bits).eval()
+    codes = torch.randint(0, 256, (4, 3, 8, 8)).float()
+    values, _, correction = layer(Integers(codes - 128, torch.tensor(0.02), -128.0))
+    # The machine's sum is over the codes themselves; without padding every tap counts.
+    levels = layer.quantize_weight(layer.weight)
+    machine = integer_convolution(codes, levels, 1, 0, 1)
+    assert correction.abs().max() > 0
+    assert torch.equal(machine + correction.long().reshape(-1, 1, 1), values.long())
+
+
 def random_norm(stream=None, channels=6):
     norm = BatchNormAffine(channels, stream)
     with torch.no_grad():
@@ -232,7 +244,7 @@ def test_pools():
     assert torch.equal(MaxPool(3, 2, 1)(x), F.max_pool2d(x, 3, 2, 1))
     negative = -x.abs() - stream.step
     assert MaxPool(3, 2, 1)(negative).max() < 0  # padding never wins
-    sums, step = SumPool(3, stream, stride=2)(x)
+    sums, step, _ = SumPool(3, stream, stride=2)(x)
     assert torch.equal(sums, sums.round())
     assert torch.allclose(sums * step, F.avg_pool2d(x, 3, 2))
     assert SumPool(7, stream)(x).values.shape == (2, 3, 1, 1)

@@ -96,7 +96,7 @@ def test_calibration_sets_statistics_to_those_of_the_batch():
     calibrate(model, [images])
     assert not model.training
     assert model.stem.affine.momentum == momentum
-    values, step = model.stem.conv(model.input(images))
+    values, step, _ = model.stem.conv(model.input(images))
     mean = (values * step).mean((0, 2, 3))
     assert torch.allclose(model.stem.affine.running_mean, mean, atol=1e-5)
     assert all(stream.peak > 0 for stream in model.streams)

@@ -9,7 +9,7 @@ from palquant.errors import MismatchError
 from palquant.golden.config import NetworkConfig
 from palquant.golden.export import export
 from palquant.golden.random_network import random_network
-from palquant.golden.verify import observe, verify
+from palquant.golden.verify import count_mismatches, observe, verify
 from palquant.sw.graph import Convolution, Graph, Input, Normalization, Shape
 
 IMAGES = np.random.default_rng(0).random((5, 1, 8, 8)).astype(np.float32)
@@ -53,6 +53,15 @@ def test_one_logit_is_noticed(network):
     message = r"^classifier\.logits: image 0, channel 7, y 0, x 0: expected .*\(5 of 50 differ\)$"
     with pytest.raises(MismatchError, match=message):
         verify(model, replaced(graph, "classifier.logits", offset=offset), IMAGES)
+
+
+def test_counts_values_and_mismatches(network):
+    model, graph = network
+    compared = verify(model, graph, IMAGES)
+    assert count_mismatches(model, graph, IMAGES) == (compared, 0)
+    offset = graph["classifier.logits"].offset + np.eye(10, dtype=np.int64)[7]
+    changed = replaced(graph, "classifier.logits", offset=offset)
+    assert count_mismatches(model, changed, IMAGES) == (compared, len(IMAGES))
 
 
 def test_nothing_in_common_is_a_failure(network):
