@@ -212,19 +212,31 @@ class _Run:
         """Read the checkpoint of an interrupted run of the same configuration."""
         entries = ("config", "epoch", "history", "model", *self.optimizers)
         content = load_checkpoint(self.checkpoint, *entries)
-        wanted, found = asdict(self.config), content["config"]
-        for name, value in wanted.items():
-            if name not in found or found[name] != value:
-                raise ModelError(f"{self.checkpoint}: was trained with {name}="
-                                 f"{found.get(name)}, not {value}")  # fmt: skip
-        load_state(self.model, content["model"], str(self.checkpoint))
+        found, epoch, history = content["config"], content["epoch"], content["history"]
+        for name, value in asdict(self.config).items():
+            saved = found.get(name) if isinstance(found, dict) else None
+            if saved != value:
+                raise ModelError(f"{self.checkpoint}: was trained with {name}={saved}, not {value}")
+        if not (isinstance(history, list) and epoch == len(history) <= self.config.epochs):
+            raise ModelError(f"{self.checkpoint}: epoch {epoch} does not fit its history")
+        load_state(self.model, content["model"], f"{self.checkpoint}: model")
         for name, optimizer in self.optimizers.items():
-            try:
-                optimizer.load_state_dict(content[name])
-            except (ValueError, KeyError, TypeError) as error:
-                raise ModelError(f"{self.checkpoint}: {name} does not fit: {error}") from error
-        self.epoch = content["epoch"]
-        self.history = content["history"]
+            self._load_optimizer(name, optimizer, content[name])
+        self.epoch = epoch
+        self.history = history
+
+    def _load_optimizer(self, name: str, optimizer: Optimizer, state: Any) -> None:
+        """Load an optimiser's state; every buffer must have the shape of its parameter."""
+        try:
+            optimizer.load_state_dict(state)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"{self.checkpoint}: {name} does not fit: {error}") from error
+        for index, (parameter, buffers) in enumerate(optimizer.state.items()):
+            for label, buffer in buffers.items():
+                if isinstance(buffer, Tensor) and buffer.shape not in (parameter.shape, ()):
+                    raise ModelError(f"{self.checkpoint}: {name}.state.{index}.{label} has shape "
+                                     f"{tuple(buffer.shape)}, expected "
+                                     f"{tuple(parameter.shape)}")  # fmt: skip
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

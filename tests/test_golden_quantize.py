@@ -130,10 +130,12 @@ def test_input_values_are_the_codes_of_the_graph(dtype):
         images = rng.normal(0.5, 3, images.shape).astype(np.float32)
     node = Input(name="input", shape=Shape(*shape), bits=8, zero_point=128,
                  normalization=Normalization(mean, std, scale))  # fmt: skip
-    values, step = InputQuantizer(shape, mean, std, scale)(torch.from_numpy(images))
+    quantizer = InputQuantizer(shape, mean, std, scale)
+    values, step, correction = quantizer(torch.from_numpy(images))
     codes = to_codes(images, node)
     assert np.array_equal(values.numpy(), codes.astype(int) - 128)
     assert step == scale
+    assert correction == -128
     if dtype is np.float32:
         assert {0, 255} <= set(codes.flatten().tolist())
 

@@ -100,12 +100,29 @@ def test_resume_refuses_another_configuration(result):
         train(other, result.model.parent, resume=True, progress=False)
 
 
-def test_resume_refuses_optimisers_that_do_not_fit(result, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.update(adam=c["sgd"]), r"adam does not fit: "),
+        (lambda c: c.update(sgd=3), r"sgd does not fit: "),
+        (lambda c: c["sgd"]["state"][2].update(momentum_buffer=torch.zeros(5)),
+         r"sgd\.state\.2\.momentum_buffer has shape \(5,\), expected \(6,\)$"),
+        (lambda c: c["adam"]["state"][0].update(exp_avg=torch.tensor(float("nan"))),
+         r"adam\.state\.0\.exp_avg holds NaN or infinity$"),
+        (lambda c: c["model"].pop("stem.conv.weight"),
+         r"model: entry 'stem\.conv\.weight' is missing$"),
+        (lambda c: c.update(config=[1]), r"was trained with base_width=None, not 3$"),
+        (lambda c: c.update(epoch=2), r"epoch 2 does not fit its history$"),
+        (lambda c: c.update(epoch="3"), r"epoch 3 does not fit its history$"),
+        (lambda c: c.pop("sgd"), r"entry 'sgd' is missing$"),
+    ],
+)  # fmt: skip
+def test_resume_refuses_checkpoints_that_do_not_fit(result, tmp_path, change, message):
     entries = ("config", "epoch", "history", "model", "sgd", "adam")
     content = load_checkpoint(result.checkpoint, *entries)
-    content["adam"] = content["sgd"]
+    change(content)
     save_checkpoint(content, tmp_path / "checkpoint.pt")
-    with pytest.raises(ModelError, match=r"checkpoint\.pt: adam does not fit: "):
+    with pytest.raises(ModelError, match=rf"checkpoint\.pt: {message}"):
         train(SHORT, tmp_path, resume=True, progress=False)
 
 
