@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from argparse import Namespace
@@ -285,11 +286,17 @@ def run_guarded(command: Any, options: Namespace) -> int:
 
     try:
         report = command(options)
+        sys.stdout.flush()
         if options.json is not None:
             write_json(options.json, report)
     except PalquantError as error:
         print(f"palquant: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        # The reader of our output has gone, as in `palquant inspect … | head`. Python would
+        # complain once more when it flushes standard output at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("palquant: interrupted", file=sys.stderr)
         return 130

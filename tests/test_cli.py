@@ -157,6 +157,15 @@ def test_the_installed_command_runs():
     assert result.stdout.startswith("palquant ")
 
 
+def test_a_reader_that_goes_away_is_no_traceback(workspace):
+    command = f"{sys.executable} -m palquant.cli inspect {workspace / 'image'} --program | head -1"
+    result = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.startswith("layer")
+    assert result.stderr == ""
+
+
 def test_wrong_options_give_status_2():
     with pytest.raises(SystemExit) as caught:
         main(["compile"])
