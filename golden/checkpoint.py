@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,9 @@ def load_checkpoint(path: str | os.PathLike[str], *entries: str) -> dict[str, An
     """
     target = Path(path)
     try:
-        content = torch.load(target, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a damaged file is refused in one line, not two
+            content = torch.load(target, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ModelError(f"{target}: cannot read: {error.strerror or error}") from error
     except Exception as error:  # on arbitrary bytes the restricted unpickler raises anything

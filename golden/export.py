@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from palquant.errors import ModelError, RangeError, UnsupportedLayerError
+from palquant.golden.convolution import ParallelConvolution, WideConvolution
 from palquant.golden.fixed_point import Requantization, ResidualStream
 from palquant.golden.layers import (
     BatchNormAffine,
@@ -23,10 +24,8 @@ from palquant.golden.layers import (
     CodeQuantizer,
     Logits,
     MaxPool,
-    ParallelConvolution,
     ResidualAdd,
     SumPool,
-    WideConvolution,
 )
 from palquant.golden.quantize import InputQuantizer, Integers
 from palquant.golden.thresholds import bisect_thresholds
@@ -169,7 +168,7 @@ class _Exporter:
             where = list(stack)[-1] if stack else type(self.model).__name__
             raise UnsupportedLayerError(f"{where}: calls {node.op.removeprefix('call_')} "
                                         f"{_name(node.target)!r}, which is no layer of "
-                                        "palquant.golden.layers")  # fmt: skip
+                                        "palquant.golden")  # fmt: skip
         path = str(node.target)
         module = self.model.get_submodule(path)
         if path in self.called:

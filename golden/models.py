@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from palquant.golden.config import NetworkConfig
+from palquant.golden.convolution import ParallelConvolution, WideConvolution
 from palquant.golden.fixed_point import PeakObserver, ResidualStream
 from palquant.golden.layers import (
     BatchNormAffine,
@@ -22,10 +23,8 @@ from palquant.golden.layers import (
     CyclicShuffle,
     Logits,
     MaxPool,
-    ParallelConvolution,
     ResidualAdd,
     SumPool,
-    WideConvolution,
     channel_shuffle,
 )
 from palquant.golden.quantize import InputQuantizer

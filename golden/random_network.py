@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from palquant.golden.config import NetworkConfig
+from palquant.golden.convolution import ParallelConvolution
 from palquant.golden.fixed_point import ResidualStream
-from palquant.golden.layers import BatchNormAffine, Logits, ParallelConvolution
+from palquant.golden.layers import BatchNormAffine, Logits
 from palquant.golden.models import ResidualNetwork, calibrate
 
 

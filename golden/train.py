@@ -26,9 +26,9 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from palquant.errors import ConfigurationError, ModelError
 from palquant.golden.checkpoint import load_checkpoint, load_state, save_checkpoint
 from palquant.golden.config import TrainConfig
+from palquant.golden.convolution import ParallelConvolution
 from palquant.golden.data import Images, Labels, Split, load_digits_split, shift_images
 from palquant.golden.export import export
-from palquant.golden.layers import ParallelConvolution
 from palquant.golden.models import ResidualNetwork
 from palquant.golden.quantize import RangeQuantizer
 from palquant.golden.verify import verify

@@ -10,16 +10,10 @@ from torch import nn
 
 from palquant.errors import ModelError, RangeError, UnsupportedLayerError
 from palquant.golden.config import NetworkConfig
+from palquant.golden.convolution import ParallelConvolution, WideConvolution
 from palquant.golden.export import export
 from palquant.golden.fixed_point import ResidualStream
-from palquant.golden.layers import (
-    BatchNormAffine,
-    ChannelPermutation,
-    ParallelConvolution,
-    ResidualAdd,
-    WideConvolution,
-    channel_shuffle,
-)
+from palquant.golden.layers import BatchNormAffine, ChannelPermutation, ResidualAdd, channel_shuffle
 from palquant.golden.models import calibrate
 from palquant.golden.quantize import InputQuantizer
 from palquant.golden.random_network import random_network
@@ -213,7 +207,7 @@ def parallel(**options):
         (Wrapper(nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 1))), UnsupportedLayerError,
          r"^tail\.1: Conv2d is not supported"),
         (Wrapper(nn.Sequential(nn.ReLU(), Outsider(torch.exp))), UnsupportedLayerError,
-         "^tail.1: calls function 'exp', which is no layer of palquant.golden.layers$"),
+         "^tail.1: calls function 'exp', which is no layer of palquant.golden$"),
         (Wrapper(Outsider(lambda x: x.flatten(1))), UnsupportedLayerError,
          "^tail: calls method 'flatten'"),
         (Wrapper(forward=lambda self, x: x + x), UnsupportedLayerError,

@@ -4,8 +4,9 @@ import numpy as np
 import torch
 
 from palquant.golden.config import NetworkConfig
+from palquant.golden.convolution import ParallelConvolution
 from palquant.golden.export import export
-from palquant.golden.layers import BatchNormAffine, ParallelConvolution
+from palquant.golden.layers import BatchNormAffine
 from palquant.golden.random_network import random_network
 from palquant.golden.reference import run
 from palquant.sw.graph import Kind, Quantize

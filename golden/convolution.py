@@ -1,0 +1,210 @@
+"""Convolutions of integer codes: parallel low-precision groups, and the wide ones of both ends.
+
+Their result is the exact integer accumulator with the real value of one unit; scale and batch
+normalisation come after it (numerics, section 5).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from palquant.errors import ConfigurationError
+from palquant.golden.quantize import (
+    ActivationQuantizer,
+    Integers,
+    TwosComplementQuantizer,
+    WeightQuantizer,
+)
+
+#: Integer sums up to this magnitude are exact in float32, in any order.
+EXACT_FLOAT32 = 1 << 24
+
+
+def convolve(
+    values: Tensor, levels: Tensor, stride: int, padding: int, groups: int, *, exact: bool
+) -> Tensor:
+    """Grouped convolution of integer-valued float32 tensors.
+
+    Parameters:
+        values: Shape (N, C, H, W).
+        levels: Shape (O, C / groups, KH, KW).
+        stride: Vertical and horizontal stride.
+        padding: Zeros on every side.
+        groups: Number of groups.
+        exact: Whether every sum must be the integer one; float64 is used where float32 could
+            round. Otherwise gradients flow and large sums may round.
+
+    Returns:
+        Sums, shape (N, O, OH, OW).
+    """
+    if exact and values.numel():
+        taps = levels.detach().abs().double().sum((1, 2, 3))
+        largest = float(values.detach().abs().max() * taps.max())
+        if largest >= EXACT_FLOAT32:
+            values, levels = values.double(), levels.double()
+    # NNPACK may take a Winograd or Fourier transform, whose fractions are not exact.
+    with torch.backends.nnpack.flags(enabled=False):
+        return F.conv2d(values, levels, None, stride, padding, 1, groups)
+
+
+class _Convolution(nn.Module):
+    """Weights and geometry common to all convolutions.
+
+    Parameters:
+        inputs: Input channels.
+        outputs: Output channels.
+        kernel: Height and width of the kernel.
+        stride: Vertical and horizontal stride.
+        padding: Zeros on every side.
+        groups: Number of groups; divides both channel counts.
+
+    Raises:
+        ConfigurationError: ``groups`` does not divide the channels.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+    ) -> None:
+        super().__init__()
+        if groups < 1 or inputs % groups or outputs % groups:
+            raise ConfigurationError(f"{groups} groups do not divide {inputs} input and {outputs} "
+                                     "output channels")  # fmt: skip
+        self.stride = stride
+        self.padding = padding
+        self.groups = groups
+        self.weight = nn.Parameter(torch.empty(outputs, inputs // groups, kernel, kernel))
+        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+
+    def extra_repr(self) -> str:
+        """Geometry, for ``print(model)``."""
+        outputs, inputs, kernel, _ = self.weight.shape
+        return (f"{inputs * self.groups}, {outputs}, kernel={kernel}, stride={self.stride}, "
+                f"padding={self.padding}, groups={self.groups}")  # fmt: skip
+
+
+class ParallelConvolution(_Convolution):
+    """G low-precision convolutions side by side, with the published quantisers and output scale.
+
+    ``y = |s| / ((La - 1) (Lw - 1)) * sum(a * w)`` with integer codes a and odd levels w; ranges
+    and s are shared by the groups (PalQuant, released code). On its first training batch the
+    layer initialises ranges and s.
+
+    Parameters:
+        inputs: Input channels, over all groups.
+        outputs: Output channels, over all groups.
+        kernel: Height and width of the kernel.
+        stride: Vertical and horizontal stride.
+        padding: Codes of 0 on every side.
+        groups: Number of groups.
+        weight_bits: Width of a weight, 1 to 8.
+        activation_bits: Width of an activation, 1 to 4.
+    """
+
+    initialised: Tensor
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+        weight_bits: int = 2,
+        activation_bits: int = 2,
+    ) -> None:
+        super().__init__(inputs, outputs, kernel, stride=stride, padding=padding, groups=groups)
+        self.quantize = ActivationQuantizer(activation_bits)
+        self.quantize_weight = WeightQuantizer(weight_bits)
+        self.output_scale = nn.Parameter(torch.tensor(1.0))
+        self.register_buffer("initialised", torch.tensor(False))
+
+    @property
+    def step(self) -> Tensor:
+        """Real value of one unit of the accumulator, shape ()."""
+        return self.output_scale.abs() / (self.quantize.steps * self.quantize_weight.steps)
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor) -> None:
+        """Published initialisation of ranges and output scale from one batch (N, C, H, W)."""
+        self.quantize.initialise(x)
+        self.quantize_weight.initialise(self.weight)
+        self.output_scale.fill_(1)
+        wanted = self._convolve(x, self.weight).abs().mean()
+        found = (self._convolve(*self._operands(x)) * self.step).abs().mean()
+        self.output_scale.copy_(torch.where(found > 0, wanted / found, 1.0))
+        self.initialised.fill_(True)
+
+    def _operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.quantize(x).to(self.weight.dtype), self.quantize_weight(self.weight)
+
+    def _convolve(self, values: Tensor, levels: Tensor) -> Tensor:
+        return convolve(
+            values, levels, self.stride, self.padding, self.groups, exact=not self.training
+        )
+
+    def forward(self, x: Tensor) -> Integers:
+        """Accumulators of real-valued activations (N, C, H, W)."""
+        if self.training and not self.initialised:
+            self.initialise(x)
+        return Integers(self._convolve(*self._operands(x)), self.step)
+
+
+class WideConvolution(_Convolution):
+    """Convolution of 8-bit codes with two's-complement weights: stem and classifier.
+
+    Parameters:
+        inputs: Input channels.
+        outputs: Output channels.
+        kernel: Height and width of the kernel.
+        stride: Vertical and horizontal stride.
+        padding: Zeros on every side.
+        groups: Number of groups.
+        weight_bits: Width of a weight: 2, 4 or 8.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+        weight_bits: int = 8,
+    ) -> None:
+        super().__init__(inputs, outputs, kernel, stride=stride, padding=padding, groups=groups)
+        self.quantize_weight = TwosComplementQuantizer(weight_bits)
+
+    def step(self, unit: Tensor) -> Tensor:
+        """Real value of one unit of the accumulator per channel, shape (1, O, 1, 1).
+
+        Parameters:
+            unit: Real value of one unit of the input, shape ().
+        """
+        return unit * self.quantize_weight.step(self.weight).reshape(1, -1, 1, 1)
+
+    def forward(self, x: Integers) -> Integers:
+        """Accumulators of 8-bit values (N, C, H, W), their zero point subtracted."""
+        values = x.values.to(self.weight.dtype)
+        levels = self.quantize_weight(self.weight)
+        sums = convolve(
+            values, levels, self.stride, self.padding, self.groups, exact=not self.training
+        )
+        return Integers(sums, self.step(x.step), self.correction(x.correction))
+
+    def correction(self, unit: Tensor | float) -> Tensor:
+        """Correction of the accumulators, shape (O,), from that of the input (``Integers``)."""
+        levels: Tensor = self.quantize_weight(self.weight).detach()
+        return unit * levels.double().sum((1, 2, 3))
