@@ -66,7 +66,6 @@ def _recipe(verilog: str, top: str, label: str) -> Recipe:
         ),
         prefix="Vtop",
         product="bench",
-        compiler_flags="-O2",
     )  # fmt: skip
 
 

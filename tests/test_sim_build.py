@@ -19,7 +19,6 @@ RECIPE = Recipe(
     verilator=("a.v", "main.cpp"),
     prefix="Va",
     product="program",
-    compiler_flags="-O2",
 )
 
 
@@ -74,7 +73,6 @@ def test_parallel_builds_of_the_same_happen_once(tools, tmp_path):
         {"files": RECIPE.files | {"more.h": b""}},
         {"verilator": (*RECIPE.verilator, "-O1")},
         {"verilator": ("a.vmain.cpp",)},
-        {"compiler_flags": "-O3"},
         {"product": "other"},
     ],
 )

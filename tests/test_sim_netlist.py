@@ -4,13 +4,13 @@ import re
 
 import pytest
 from amaranth import Module, Signal
-from amaranth.back import verilog
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
-from copy_engine import verilog as copy_engine
+from copy_engine import verilog
 
 from palquant.errors import ToolError
+from palquant.hw.verilog import convert
 from palquant.sim.netlist import Port, ports, randomize_power_on, register_reset
 
 
@@ -51,7 +51,7 @@ def _blocks(text):
 
 
 def test_only_empty_writable_memories_get_random_contents():
-    before = verilog.convert(Example(), name="example")
+    before = convert(Example(), "example")
     memories = {"ram", "filled", "rom"}
     names = {m: next(n for n in _blocks(before) if n.startswith(m)) for m in memories}
     after = randomize_power_on(before)
@@ -61,7 +61,7 @@ def test_only_empty_writable_memories_get_random_contents():
 
 
 def test_registers_lose_their_initial_values():
-    before = verilog.convert(Example(), name="example")
+    before = convert(Example(), "example")
     assert re.search(r"reg \[7:0\] count = 8'h03;", before)
     assert re.search(r"reg \[39:0\] late = 40'h", before)
     after = randomize_power_on(before)
@@ -71,7 +71,7 @@ def test_registers_lose_their_initial_values():
 
 
 def test_nothing_else_changes():
-    before = verilog.convert(Example(), name="example")
+    before = convert(Example(), "example")
     after = randomize_power_on(before)
     lost = set(before.splitlines()) - set(after.splitlines())
     assert all(re.match(r" *(reg .*= |\w+\[\d+\] = 40'h0+;)", line) for line in lost)
@@ -79,11 +79,11 @@ def test_nothing_else_changes():
 
 
 def test_ports_in_both_styles_of_declaration():
-    names = [port.name for port in ports(copy_engine(), "palquant")]
+    names = [port.name for port in ports(verilog(), "palquant")]
     assert names[:3] == ["clk", "rst", "irq"]
     assert {"m_axi_rdata", "s_axil_awready", "trace_store_layer"} <= set(names)
     assert len(names) == len(set(names))
-    text = verilog.convert(Example(), name="example")
+    text = convert(Example(), "example")
     assert {(port.name, port.direction, port.range) for port in ports(text, "example")} == {
         ("clk", "input", ""),
         ("rst", "input", ""),
@@ -96,13 +96,13 @@ def test_ports_in_both_styles_of_declaration():
 
 def test_a_module_that_is_not_there():
     with pytest.raises(ToolError, match="no module 'none' with ports"):
-        ports(copy_engine(), "none")
+        ports(verilog(), "none")
     with pytest.raises(ToolError, match="no ports 'clk' and 'reset'"):
-        register_reset(copy_engine(), "palquant", reset="reset")
+        register_reset(verilog(), "palquant", reset="reset")
 
 
 def test_the_reset_becomes_a_register_and_ports_stay():
-    text = verilog.convert(Example(), name="example")
+    text = convert(Example(), "example")
     shell = register_reset(text, "example")
     assert ports(shell, "example") == ports(shell, "example_core") == ports(text, "example")
     assert Port("rst", "input", "") in ports(shell, "example")
