@@ -50,10 +50,11 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.npy",
         help="images, float32 or uint8, shape (N, C, H, W)",
     )
-    parser.add_argument("--images", type=_positive, metavar="N", help="only the first N images")
+    parser.add_argument("--images", type=positive, metavar="N", help="only the first N images")
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Parse a positive integer option."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be a positive integer, not {text}")
@@ -108,9 +109,9 @@ def build_parser() -> argparse.ArgumentParser:
     compile_.add_argument("--geometry", required=True, metavar="NAME")
     compile_.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     compile_.add_argument(
-        "--fused",
+        "--result-only",
         action="store_true",
-        help="store only the result, not every tensor for comparison",
+        help="store the result and what does not fit on chip, not every tensor for comparison",
     )
 
     simulate = _add(
@@ -126,10 +127,9 @@ def build_parser() -> argparse.ArgumentParser:
     simulate.add_argument("--waves", type=Path, metavar="FILE.fst", help="record waveforms")
     simulate.add_argument(
         "--latency",
-        type=_positive,
-        default=50,
+        type=positive,
         metavar="CYCLES",
-        help="latency of the simulated memory (default 50)",
+        help=f"latency of the simulated memory (default {commands.LATENCY})",
     )
 
     compare = _add(

@@ -6,20 +6,26 @@ import os
 import shutil
 import sys
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
 from palquant.errors import InputError, MismatchError, PalquantError
-from palquant.files import OutputError
+from palquant.files import OutputError, write_json, write_together
 from palquant.hw.config import geometry
 from palquant.sw.image import MemoryImage, load_image
 from palquant.tables import table
 
 Report = dict[str, Any]
+
+#: Latency of the simulated memory in cycles, unless told otherwise.
+LATENCY = 50
 
 
 def read_array(path: Path, label: str) -> npt.NDArray[Any]:
@@ -32,7 +38,7 @@ def read_array(path: Path, label: str) -> npt.NDArray[Any]:
         array: npt.NDArray[Any] = np.load(path, allow_pickle=False)
     except OSError as error:
         raise InputError(f"{path}: cannot read {label}: {error.strerror or error}") from error
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, SyntaxError, TokenError, BadZipFile, MemoryError) as error:
         raise InputError(f"{path}: is no NumPy array file ({error})") from error
     if not isinstance(array, np.ndarray):
         raise InputError(f"{path}: holds several arrays, expected one (.npy)")
@@ -41,6 +47,8 @@ def read_array(path: Path, label: str) -> npt.NDArray[Any]:
 
 def _images(options: Namespace) -> npt.NDArray[Any]:
     images = read_array(options.input, "images")
+    if not images.ndim or not len(images):
+        raise InputError(f"{options.input}: holds no image, expected shape (N, C, H, W)")
     return images if options.images is None else images[: options.images]
 
 
@@ -72,7 +80,7 @@ def compile_model(options: Namespace) -> Report:
     from palquant.sw.model import load_model
 
     machine = geometry(options.geometry)
-    image = compile_graph(load_model(options.model), machine, keep_all=not options.fused)
+    image = compile_graph(load_model(options.model), machine, keep_all=not options.result_only)
     save_image(image, options.output)
     report = {
         "geometry": machine.name,
@@ -96,11 +104,13 @@ def simulate(options: Namespace) -> Report:
     if options.backend == "emulator":
         if options.waves:
             raise InputError("--waves needs --backend rtl: the emulator has no signals")
+        if options.latency is not None:
+            raise InputError("--latency needs --backend rtl: the emulator has no clock")
         predictions = image.predict(run_emulator(image, images))
         report: Report = {"predictions": predictions.tolist()}
     else:
         result, cycles = run_rtl(
-            image, images, waves=options.waves, bus=Bus(latency=options.latency)
+            image, images, waves=options.waves, bus=Bus(latency=options.latency or LATENCY)
         )
         predictions = image.predict(result.outputs)
         report = {
@@ -187,13 +197,15 @@ def compare(options: Namespace) -> Report:
             if item.mismatches:
                 layer = cycles.layers[item.layer_index]
                 window = f" (cycles {layer.first} to {layer.last})" if label == "RTL" else ""
-                raise MismatchError(f"{label}: {item.describe()}{window}")
+                raise MismatchError(f"{label}: {item.describe()}{window}", report)
     return report
 
 
 def generate(options: Namespace) -> Report:
     """Write Verilog, register map and, with an image, memory files."""
     from palquant.hw.generate import generate as generate_files
+    from palquant.sw.formats import FORMATS
+    from palquant.sw.image import FILES
 
     machine = geometry(options.geometry)
     image = load_image(options.image) if options.image else None
@@ -201,33 +213,23 @@ def generate(options: Namespace) -> Report:
         raise InputError(
             f"{options.image}: is compiled for geometry {image.geometry.name}, not {machine.name}"
         )
-    files = [str(path) for path in generate_files(machine, options.output)]
-    if image is not None:
-        for name in ("image.bin", "image.hex", "manifest.json"):
-            files.append(str(_copy(Path(options.image) / name, options.output / name)))
-        files += _memory_formats(image, options.output, options.format)
+    if options.image and options.output.resolve() == options.image.resolve():
+        raise OutputError(f"{options.output}: is the memory image's own folder; name another")
+    if options.format and image is None:
+        raise InputError("--format needs --image: there is no memory image to write")
+
+    def write(aside: Path) -> None:
+        generate_files(machine, aside)
+        if image is not None:
+            for name in FILES:
+                shutil.copyfile(options.image / name, aside / name)
+            for name in options.format:
+                text = FORMATS[name](image.data, image.geometry.bus_bytes)
+                (aside / f"image.{name}").write_text(text)
+
+    files = [str(path) for path in write_together(options.output, write)]
     print("\n".join(files))
     return {"geometry": machine.name, "files": files}
-
-
-def _copy(source: Path, target: Path) -> Path:
-    try:
-        shutil.copyfile(source, target)
-    except OSError as error:
-        raise OutputError(f"{target}: cannot write: {error.strerror}") from error
-    return target
-
-
-def _memory_formats(image: MemoryImage, folder: Path, formats: list[str]) -> list[str]:
-    from palquant.files import write_text
-    from palquant.sw.formats import FORMATS
-
-    written = []
-    for name in formats:
-        path = folder / f"image.{name}"
-        write_text(path, FORMATS[name](image.data, image.geometry.bus_bytes))
-        written.append(str(path))
-    return written
 
 
 def inspect(options: Namespace) -> Report:
@@ -276,19 +278,26 @@ def inspect(options: Namespace) -> Report:
     return {"geometry": image.geometry.name, "layers": layers, "image_bytes": len(image.data)}
 
 
-def run_guarded(command: Any, options: Namespace) -> int:
-    """Run a command; a user's mistake becomes one line and exit status 1.
+def guarded(command: Callable[[], Report], json_file: Path | None = None) -> int:
+    """Run something for a user: a mistake becomes one line and an exit status.
+
+    Parameters:
+        command: What to run; returns its results.
+        json_file: Where the results are written as JSON, also those of a comparison that failed.
 
     Returns:
         Exit status: 0 success, 1 a mistake or a mismatch, 130 interrupted.
     """
-    from palquant.files import write_json
-
     try:
-        report = command(options)
+        try:
+            report: Report | None = command()
+        except MismatchError as error:
+            if json_file is not None and error.report is not None:
+                write_json(json_file, error.report)
+            raise
         sys.stdout.flush()
-        if options.json is not None:
-            write_json(options.json, report)
+        if json_file is not None:
+            write_json(json_file, report)
     except PalquantError as error:
         print(f"palquant: {error}", file=sys.stderr)
         return 1
@@ -297,7 +306,19 @@ def run_guarded(command: Any, options: Namespace) -> int:
         # complain once more when it flushes standard output at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"palquant: {where}{error.strerror or error}", file=sys.stderr)
+        return 1
+    except MemoryError:
+        print("palquant: out of memory; try fewer images (--images)", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("palquant: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def run_guarded(command: Callable[[Namespace], Report], options: Namespace) -> int:
+    """Run a command with its options; see :func:`guarded`."""
+    return guarded(lambda: command(options), options.json)

@@ -15,11 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
+from palquant.cli import positive
+from palquant.commands import guarded
 from palquant.files import write_json
 from palquant.golden.config import TrainConfig
 from palquant.golden.data import Split, load_digits_split
 from palquant.golden.reference import run as run_reference
-from palquant.golden.train import train
+from palquant.golden.train import CHECKPOINT_FILE, train
 from palquant.golden.verify import count_mismatches
 from palquant.hw.config import Geometry, geometry
 from palquant.sim.driver import Simulator
@@ -82,6 +84,8 @@ def run_network(
     config: TrainConfig, folder: Path, split: Split, machine: Geometry, images: int
 ) -> NetworkReport:
     """Train, compile, run and compare one network."""
+    if (folder / CHECKPOINT_FILE).exists():
+        print(f"{config.network.name}: going on from {folder / CHECKPOINT_FILE}")
     result = train(config, folder, resume=True)
     graph = result.graph
     _, code_mismatches = count_mismatches(result.network, graph, split.test_images)
@@ -175,21 +179,22 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line of ``python -m palquant.demo``."""
     parser = argparse.ArgumentParser(prog="palquant.demo", description=__doc__)
     parser.add_argument("-o", "--output", type=Path, default=Path("build/run"))
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--base-width", type=int, default=16)
-    parser.add_argument("--images", type=int, default=RTL_IMAGES, help="images to run in RTL")
+    parser.add_argument("--epochs", type=positive, default=30)
+    parser.add_argument("--base-width", type=positive, default=16)
+    parser.add_argument("--images", type=positive, default=RTL_IMAGES, help="images to run in RTL")
     parser.add_argument("--geometry", default="tiny")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    demonstrate(
-        options.output,
-        epochs=options.epochs,
-        base_width=options.base_width,
-        images=options.images,
-        geometry_name=options.geometry,
-        seed=options.seed,
+    return guarded(
+        lambda: demonstrate(
+            options.output,
+            epochs=options.epochs,
+            base_width=options.base_width,
+            images=options.images,
+            geometry_name=options.geometry,
+            seed=options.seed,
+        )
     )
-    return 0
 
 
 if __name__ == "__main__":

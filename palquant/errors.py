@@ -62,4 +62,13 @@ class ExecutionError(PalquantError, RuntimeError):
 
 
 class MismatchError(PalquantError, AssertionError):
-    """Two implementations disagree: names layer, group, channel, y, x, expected and actual."""
+    """Two implementations disagree: names layer, group, channel, y, x, expected and actual.
+
+    Parameters:
+        message: The first difference.
+        report: The whole comparison, if there is one, as a JSON-serialisable dictionary.
+    """
+
+    def __init__(self, message: str, report: dict[str, object] | None = None) -> None:
+        super().__init__(message)
+        self.report = report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -66,3 +67,30 @@ def write_json(
         OutputError: The file cannot be written.
     """
     write_text(path, json.dumps(document, indent=1, default=default) + "\n")
+
+
+def write_together(directory: str | os.PathLike[str], write: Callable[[Path], None]) -> list[Path]:
+    """Write several files into a folder: all of them aside first, then renamed one by one.
+
+    Parameters:
+        directory: Where they belong; made if missing, other files in it stay.
+        write: Writes them into the folder that it is given.
+
+    Returns:
+        The files, by name.
+
+    Raises:
+        OutputError: A file cannot be written; none of them has been replaced then.
+    """
+    target = Path(directory)
+    existed = target.exists()
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target, prefix=".aside.") as name:
+            write(Path(name))
+            written = sorted(Path(name).iterdir())
+            return [path.replace(target / path.name) for path in written]
+    except OSError as error:
+        if not existed:
+            shutil.rmtree(target, ignore_errors=True)
+        raise OutputError(f"{target}: cannot write: {error.strerror or error}") from error

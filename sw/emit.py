@@ -264,6 +264,10 @@ class Emitter:
             )
         if words:
             most = min(most, g.weight_words // BLOCKS // words)
+        if layer.permutation is not None:
+            # A permutation decides how many chunks go to the same group one after the other.
+            # With one COMPUTE for each chunk, a layer takes as long whatever its permutation is.
+            most = 1
         most = max(1, most)
         parts = []
         for segment in cut_segments(computed, target, groups, g.tout):
@@ -278,7 +282,8 @@ class Emitter:
         if not isinstance(node, Convolution):
             return 0
         placement = self.network.assignment.tensors[layer.input]
-        chunks = placement.slots // node.groups // self.geometry.tin
+        lanes = self.geometry.tin
+        chunks = len(group_input(layer, node, placement, 0, lanes).channel) // lanes
         rows, columns = map(int, node.weight.shape[2:])
         return isa.digits(node.weight_bits) * rows * columns * chunks
 
@@ -313,7 +318,7 @@ class Emitter:
         if isinstance(layer.operation, Convolution):
             node = layer.operation
             placement = net.assignment.tensors[layer.input]
-            group = group_input(layer, node, placement, segment.group)
+            group = group_input(layer, node, placement, segment.group, g.tin)
             words = pack_weights(node, segment.outputs, group.channel, g)
             weight_address = self.weights.allocate(len(words))
             step.loads += self._weight_loads(index, words.tobytes(), weight_address)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from palquant.errors import GeometryError, ImageError
+from palquant.errors import ImageError, PalquantError
 from palquant.hw import isa
 from palquant.hw.config import Geometry
 from palquant.sw.formats import hexadecimal
@@ -33,6 +33,8 @@ from palquant.sw.model import load_model, save_model
 from palquant.sw.place import Placement
 
 FORMAT = "palquant-image"
+#: The file set; a folder that holds anything else is not ours to replace.
+FILES = ("image.bin", "image.hex", "manifest.json", "model.npz")
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -129,14 +131,18 @@ def _describe(layout: TensorLayout, offset: int) -> dict[str, Any]:
 
 def _layout(entry: dict[str, Any], geometry: Geometry) -> TensorLayout:
     slots = np.array(entry["channel_slots"], np.int64)
-    span = entry["span"]
-    placement = Placement(entry["groups"], span, slots // span, slots % span)
+    groups, span = int(entry["groups"]), int(entry["span"])
+    if span < 1 or not np.array_equal(np.unique(slots), np.sort(slots)):
+        raise ValueError(f"{entry['name']}: span {span}, or two channels in one place")
+    if slots.size and not 0 <= slots.min() <= slots.max() < groups * span:
+        raise ValueError(f"{entry['name']}: a channel lies outside {groups} groups of {span}")
+    placement = Placement(groups, span, slots // span, slots % span)
     kind = TensorType(Kind(entry["kind"]), entry["bits"], entry["zero_point"])
     return TensorLayout(entry["name"], kind, Shape(**entry["shape"]), placement, geometry)
 
 
 def manifest(image: MemoryImage) -> dict[str, Any]:
-    """The manifest as a JSON-serialisable dictionary."""
+    """The manifest as a JSON-serialisable dictionary, its checksums still missing."""
     header = isa.IMAGE_HEADER.decode(image.data[: isa.UNIT_BYTES])
     normalization = dataclasses.asdict(image.graph.input.normalization)
     scales = image.graph.output.scale.tolist() if isinstance(image.graph.output, Logits) else None
@@ -161,8 +167,15 @@ def manifest(image: MemoryImage) -> dict[str, Any]:
         "output": {"tensor": image.graph.output.name, "scales": scales},
         "tensors": [_describe(layout, offset) for layout, offset in image.tensors.values()],
         "layers": [dataclasses.asdict(layer) for layer in image.layers],
-        "checksums": {"image.bin": {"sha256": hashlib.sha256(image.data).hexdigest()}},
     }
+
+
+def _checksums(document: dict[str, Any], files: dict[str, bytes]) -> dict[str, str]:
+    """SHA-256 of the other files, and of the manifest itself without its checksums."""
+    rest = {key: value for key, value in document.items() if key != "checksums"}
+    canonical = json.dumps(rest, sort_keys=True).encode()
+    parts = {"manifest.json": canonical, **files}
+    return {name: hashlib.sha256(data).hexdigest() for name, data in sorted(parts.items())}
 
 
 def save_image(image: MemoryImage, directory: str | os.PathLike[str]) -> None:
@@ -176,9 +189,9 @@ def save_image(image: MemoryImage, directory: str | os.PathLike[str]) -> None:
     target = Path(directory)
     if target.exists() and not target.is_dir():
         raise ImageError(f"{target}: exists and is no directory")
-    if target.is_dir() and any(target.iterdir()) and not (target / "manifest.json").exists():
-        raise ImageError(f"{target}: holds other files; name an empty or a new directory")
     try:
+        if target.is_dir() and any(path.name not in FILES for path in target.iterdir()):
+            raise ImageError(f"{target}: holds other files; name an empty or a new directory")
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     except OSError as error:
@@ -186,8 +199,11 @@ def save_image(image: MemoryImage, directory: str | os.PathLike[str]) -> None:
     try:
         (aside / "image.bin").write_bytes(image.data)
         (aside / "image.hex").write_text(hexadecimal(image.data, image.geometry.bus_bytes))
-        (aside / "manifest.json").write_text(json.dumps(manifest(image), indent=1) + "\n")
         save_model(image.graph, aside / "model.npz")
+        document = manifest(image)
+        files = {name: (aside / name).read_bytes() for name in ("image.bin", "model.npz")}
+        document["checksums"] = _checksums(document, files)
+        (aside / "manifest.json").write_text(json.dumps(document, indent=1) + "\n")
         aside.chmod(0o755)
         if target.is_dir():
             old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
@@ -209,14 +225,15 @@ def load_image(directory: str | os.PathLike[str]) -> MemoryImage:
         ImageError: A file is missing, truncated, corrupted, or does not belong to the others.
     """
     target = Path(directory)
+    label = str(target / "manifest.json")
     try:
         data = (target / "image.bin").read_bytes()
+        model = (target / "model.npz").read_bytes()
         text = (target / "manifest.json").read_text()
     except OSError as error:
         raise ImageError(f"{error.filename}: cannot read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ImageError(f"{target / 'manifest.json'}: is no text: {error}") from error
-    label = str(target / "manifest.json")
+        raise ImageError(f"{label}: is no text: {error}") from error
     try:
         document = json.loads(text)
         if document["format"] != FORMAT or document["version"] != isa.VERSION:
@@ -225,23 +242,62 @@ def load_image(directory: str | os.PathLike[str]) -> MemoryImage:
                 f"{FORMAT!r} version {isa.VERSION}"
             )
         geometry = Geometry(**document["geometry"])
-        tensors = {}
-        for entry in document["tensors"]:
-            tensors[entry["name"]] = (_layout(entry, geometry), int(entry["offset"]))
-        layers = [
-            LayerRecord(**entry | {"outputs": tuple(entry["outputs"])})
-            for entry in document["layers"]
-        ]
-        input_layout = _layout(document["input"], geometry)
-        gathered = document["input"]["gathered_by"]
-        output_bytes = document["regions"]["output"]["bytes_per_image"]
-        digest = document["checksums"]["image.bin"]["sha256"]
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, ImageError | GeometryError):
-            raise
+        check_image(data, geometry, str(target / "image.bin"))
+        found = _checksums(document, {"image.bin": data, "model.npz": model})
+        for name, digest in found.items():
+            if document["checksums"][name] != digest:
+                raise ImageError(f"{target / name}: differs from its SHA-256 in the manifest")
+        image = _assemble(document, geometry, data, load_model(target / "model.npz"))
+    except PalquantError:
+        raise
+    except (LookupError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
         raise ImageError(f"{label}: is no {FORMAT} manifest, or is damaged ({error!r})") from error
-    check_image(data, geometry, str(target / "image.bin"))
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise ImageError(f"{target / 'image.bin'}: does not belong to this manifest (SHA-256)")
-    graph = load_model(target / "model.npz")
-    return MemoryImage(geometry, data, graph, input_layout, gathered, tensors, layers, output_bytes)
+    _check_consistency(image, label)
+    return image
+
+
+def _assemble(
+    document: dict[str, Any], geometry: Geometry, data: bytes, graph: Graph
+) -> MemoryImage:
+    tensors = {
+        entry["name"]: (_layout(entry, geometry), int(entry["offset"]))
+        for entry in document["tensors"]
+    }
+    layers = [
+        LayerRecord(**entry | {"outputs": tuple(entry["outputs"])}) for entry in document["layers"]
+    ]
+    return MemoryImage(
+        geometry=geometry,
+        data=data,
+        graph=graph,
+        input=_layout(document["input"], geometry),
+        gathered=document["input"]["gathered_by"],
+        tensors=tensors,
+        layers=layers,
+        output_bytes=int(document["regions"]["output"]["bytes_per_image"]),
+    )
+
+
+def _check_consistency(image: MemoryImage, label: str) -> None:
+    """Refuse a manifest whose parts contradict each other, whatever its checksums say."""
+
+    def require(condition: bool, text: str) -> None:
+        if not condition:
+            raise ImageError(f"{label}: {text}")
+
+    names = {node.name for node in image.graph}
+    require(bool(image.layers), "lists no layer")
+    require(image.graph.output.name in image.tensors, "does not say where the result lies")
+    for name, (layout, offset) in image.tensors.items():
+        require(name in names, f"tensor {name!r} is not in the model")
+        shape, kind = image.graph.shapes[name], image.graph.types[name]
+        require(layout.shape == shape, f"{name} has shape {layout.shape}, the model has {shape}")
+        require(layout.type == kind, f"{name} has type {layout.type}, the model has {kind}")
+        end = offset + layout.bytes
+        require(offset >= 0 and end <= image.output_bytes,
+                f"{name} lies at {offset}..{end} of {image.output_bytes} bytes")  # fmt: skip
+    made = {name for layer in image.layers for name in layer.outputs}
+    require(set(image.tensors) <= made, "holds a tensor that no layer makes")
+    if image.gathered is not None:
+        node = image.graph[image.gathered] if image.gathered in names else None
+        require(isinstance(node, Convolution), f"{image.gathered!r} is no convolution")

@@ -97,7 +97,7 @@ def _check_padding(
     if not isinstance(node, Convolution) or not zero_point or not np.any(node.padding):
         return
     for group in range(node.groups):
-        found = group_input(layer, node, assignment.tensors[layer.input], group)
+        found = group_input(layer, node, assignment.tensors[layer.input], group, geometry.tin)
         if not found.dense(geometry.tin):
             raise UnsupportedLayerError(
                 f"{layer.name}: padding with zero point {zero_point} needs input channels that "

@@ -51,8 +51,19 @@ class GroupInput:
         return bool((self.channel[:last] >= 0).all())
 
 
-def group_input(layer: Layer, node: Convolution, placement: Placement, group: int) -> GroupInput:
+def group_input(
+    layer: Layer, node: Convolution, placement: Placement, group: int, lanes: int
+) -> GroupInput:
     """Find the channels of one convolution group in a stored tensor.
+
+    Words behind the last channel are not read.
+
+    Parameters:
+        layer: The layer, for messages.
+        node: Its convolution.
+        placement: Where the channels of the input tensor lie.
+        group: Group of the convolution.
+        lanes: Channels of one activation word.
 
     Raises:
         UnsupportedLayerError: They do not fill whole consecutive placement groups.
@@ -69,7 +80,7 @@ def group_input(layer: Layer, node: Convolution, placement: Placement, group: in
             f"{layer.name}: the channels of its group {group} are spread over several groups of "
             f"{layer.input}; supported are permutations of whole groups"
         )
-    order = np.full(span, -1, np.int64)
+    order = np.full(-(-(int(where.max()) + 1) // lanes) * lanes, -1, np.int64)
     order[where] = np.arange(size)
     return GroupInput(first, order)
 

@@ -118,7 +118,9 @@ class Builder:
         gain[self.rng.random(len(gain)) < 0.05] = 0.0
         # As many bits of gain as M holds, but an offset (also one that makes up for a zero
         # point) that stays within 32 bits.
-        reach = np.abs(values).max(axis=1) * np.abs(gain) + 128 * 255 * 49 * np.abs(gain) + high
+        largest = np.abs(values).max(axis=1) + 128 * 255 * 196
+        gain = np.clip(gain, -(2.0**28) / largest, 2.0**28 / largest)
+        reach = largest * np.abs(gain) + high
         shift = 13 - np.ceil(np.log2(np.maximum(np.abs(gain), 1e-9)))
         shift = np.minimum(shift, np.floor(np.log2(2.0**29 / reach)))
         shift = np.clip(shift, 0, 31).astype(np.int64)
@@ -193,7 +195,7 @@ def codes_for(b: Builder, name: str, source: str, bits: int) -> str:
 def basic_block(b: Builder, name: str, x: str, outputs: int, groups: int, stride: int) -> str:
     """Two convolutions with a residual; if shapes differ, a downsampling block with a shuffle."""
     weight_bits, bits = b.choose(2, 4, 8), b.choose(1, 2, 3, 4, 8)
-    size = b.choose(1, 3, 5)
+    size = b.choose(1, 3, 5, 7)
     pad = (size // 2, size // 2)
     first = codes_for(b, f"{name}.quantize1", x, bits)
     acc = b.convolution(
@@ -250,13 +252,17 @@ def cyclic_shuffle(b: Builder, name: str, x: str, groups: int) -> str:
     return b.add(Add(name=f"{name}.add", a=x, b=r))
 
 
-def random_network(draw: Draw) -> Builder:
-    """A residual network of random shape, ending in a classifier or in a residual tensor."""
+def random_network(draw: Draw, residual_bits: int = 16) -> Builder:
+    """A residual network of random shape, ending in a classifier or in a residual tensor.
+
+    Its residual stream has at most ``residual_bits`` bits.
+    """
     b = Builder(draw)
     groups = draw(1, 4)
-    b.residual_bits = b.choose(8, 12, 16)
+    b.residual_bits = b.choose(*[bits for bits in (8, 12, 16) if bits <= residual_bits])
     channels = draw(1, 4)
-    x = b.start(channels, draw(1, 9), draw(1, 9))
+    extent = draw(1, 9), draw(1, 9)
+    x = b.start(channels, *extent)
     width = groups * draw(1, 20)
     size = b.choose(1, 3, 5, 7)
     stride = b.choose(1, 2)
@@ -266,8 +272,8 @@ def random_network(draw: Draw) -> Builder:
         width,
         8,
         kernel=(size, size),
-        stride=(stride, stride),
-        padding=(size // 2, size // 2),
+        stride=(stride, b.choose(1, 2)),
+        padding=tuple(draw(max(0, -(-(size - n) // 2)), size // 2 + 1) for n in extent),
         quantized=False,
     )
     x = b.affine("stem.affine", acc)
@@ -285,6 +291,11 @@ def random_network(draw: Draw) -> Builder:
                 padding=(pad, pad),
             )
         )
+    height, width = b.values[x].shape[2:]
+    if b.flip() and min(height, width) > 1:
+        area = (b.choose(1, 2), 2)
+        pool = b.add(SumPool(name="sumpool", input=x, kernel=area, stride=area))
+        x = b.affine("sumpool.affine", pool)
     for index in range(draw(1, 3)):
         stride = b.choose(1, 2)
         # shuffles need each old group to give channels to each new one, evenly or not
