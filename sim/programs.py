@@ -33,6 +33,7 @@ class Program:
         outputs: Expected output region of each image, shape (images, output_bytes).
         written: Which bytes of an output region the program writes, shape (output_bytes,); the
             others must keep what they hold.
+        read: Which bytes of an input region the program reads, shape (input_bytes,), where known.
         read_beats: Bus beats that all LOADs together read, where known.
         written_beats: Bus beats that all STOREs together write, where known.
     """
@@ -41,6 +42,7 @@ class Program:
     inputs: Bytes
     outputs: Bytes
     written: npt.NDArray[np.bool_]
+    read: npt.NDArray[np.bool_] | None = None
     read_beats: int | None = None
     written_beats: int | None = None
 
@@ -55,7 +57,7 @@ class Program:
         )
 
     @classmethod
-    def read(cls, path: Path) -> Program:
+    def load(cls, path: Path) -> Program:
         """Read a file of :meth:`save`."""
         with np.load(path) as file:
             arrays = {name: file[name] for name in ("inputs", "outputs", "written")}
@@ -109,7 +111,9 @@ class _Tile:
         return starts + np.arange(self.row_beats * bus_bytes)
 
 
-def copy_program(geometry: Geometry, *, seed: int = 0, tiles: int = 6, images: int = 3) -> Program:
+def copy_program(
+    geometry: Geometry, *, seed: int = 0, tiles: int = 6, images: int = 3, beats: int = 600
+) -> Program:
     """Copies a table from the image and tiles from the input to the output.
 
     The table is loaded once, ahead of the body that each image runs. Sizes, strides and places are
@@ -120,13 +124,14 @@ def copy_program(geometry: Geometry, *, seed: int = 0, tiles: int = 6, images: i
         seed: Of sizes and contents.
         tiles: Tiles of the input.
         images: Images in a run.
+        beats: Bus beats of the largest tile, at least 5.
     """
     rng = random.Random(seed)
     contents = np.random.default_rng(seed)
     bus = geometry.bus_bytes
     memory_beats = geometry.residual_words * geometry.residual_bits_per_word // geometry.bus_bits
     table_beats = rng.randint(1, 40)
-    buffer_beats = min(600, (memory_beats - table_beats) // 2)
+    buffer_beats = min(beats, (memory_beats - table_beats) // 2)
 
     plan: list[_Tile] = []
     source, target = 0, table_beats * bus
@@ -152,18 +157,22 @@ def copy_program(geometry: Geometry, *, seed: int = 0, tiles: int = 6, images: i
     inputs = contents.integers(0, 256, (images, source), dtype=np.uint8)
     outputs = np.zeros((images, target), np.uint8)
     written = np.zeros(target, np.bool_)
+    read = np.zeros(source, np.bool_)
     outputs[:, : table.size] = table
     written[: table.size] = True
     for tile in plan:
         there = tile.bytes_at(tile.target, tile.target_stride, bus)
-        outputs[:, there] = inputs[:, tile.bytes_at(tile.source, tile.source_stride, bus)]
+        here = tile.bytes_at(tile.source, tile.source_stride, bus)
+        outputs[:, there] = inputs[:, here]
         written[there] = True
+        read[here] = True
     moved = sum(tile.rows * tile.row_beats for tile in plan) * images
     return Program(
         image=assemble(geometry, units, body=prologue, data=data),
         inputs=inputs,
         outputs=outputs,
         written=written,
+        read=read,
         read_beats=table_beats + moved,
         written_beats=table_beats * images + moved,
     )

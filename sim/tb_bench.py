@@ -216,13 +216,15 @@ class Bench:
         assert self.irq.value == 0, "the interrupt was acknowledged and is still high"
 
     async def recover(self) -> None:
-        """Clear an error as a driver would: CONTROL.reset, then wait until it is done."""
+        """Stop as a driver would: CONTROL.reset, wait until it is done, forget old events."""
         await self.write("CONTROL", reset=1)
         for _ in range(100):
             status = await self.fields("STATUS")
             if not status["busy"]:
                 break
         assert not any(status.values()), f"STATUS after a reset is {status}"
+        await self.write("INTERRUPT_STATUS", done=1, error=1)
+        assert await self.read("INTERRUPT_STATUS") == 0
 
     def load_inputs(self, program: Program, regions: Regions) -> None:
         """Put a program's inputs where the machine will look for them."""

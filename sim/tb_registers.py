@@ -8,6 +8,7 @@ Parameters: ``geometry`` (its fields), ``stall`` (probability).
 from __future__ import annotations
 
 import cocotb
+import numpy as np
 from cocotb.handle import HierarchyObject
 from cocotb.triggers import ClockCycles
 
@@ -39,7 +40,7 @@ async def _bench(dut: HierarchyObject) -> tuple[Bench, Program, Regions]:
     """A machine after reset, with a program that it could run."""
     parameters = bench_parameters()
     geometry = geometry_of(parameters)
-    program = copy_program(geometry, seed=cocotb.RANDOM_SEED, tiles=3, images=2)
+    program = copy_program(geometry, seed=cocotb.RANDOM_SEED, tiles=3, images=2, beats=80)
     largest = max(len(program.image), *(len(fault.image) for fault in faults(geometry)))
     regions = Regions.place(
         geometry, largest, program.inputs.shape[1], program.outputs.shape[1], len(program.inputs)
@@ -174,10 +175,12 @@ async def faulty_programs(dut: HierarchyObject) -> None:
 async def faulty_memory(dut: HierarchyObject) -> None:
     """An error response to a read or a write is reported as such; then a good run."""
     bench, program, regions = await _bench(dut)
+    assert program.read is not None
+    read, written = (bench.rng.choice(np.flatnonzero(m)) for m in (program.read, program.written))
     for attribute, address, code in (
         ("read_error", regions.image, ErrorCode.READ_RESPONSE),
-        ("read_error", regions.input + program.inputs.shape[1] // 2, ErrorCode.READ_RESPONSE),
-        ("write_error", regions.output + 1, ErrorCode.WRITE_RESPONSE),
+        ("read_error", regions.input + read, ErrorCode.READ_RESPONSE),
+        ("write_error", regions.output + written, ErrorCode.WRITE_RESPONSE),
     ):
         bench.load_inputs(program, regions)
         await bench.prepare(program.image, regions, 1)
@@ -258,7 +261,7 @@ async def reset_in_mid_run(dut: HierarchyObject) -> None:
         bench.load_inputs(program, regions)
         await bench.prepare(program.image, regions, len(program.inputs))
         await bench.ring()
-        await ClockCycles(bench.clk, bench.rng.randint(1, 1500))
+        await ClockCycles(bench.clk, bench.rng.randint(1, 1000))
         if attempt % 2:
             await bench.reset()
         else:

@@ -25,7 +25,7 @@ async def program_runs(dut: HierarchyObject) -> None:
     """The program's outputs are as expected, in each of several runs with one reset."""
     parameters = bench_parameters()
     geometry = geometry_of(parameters)
-    program = Program.read(Path(parameters["program"]))
+    program = Program.load(Path(parameters["program"]))
     regions = Regions.place(
         geometry,
         len(program.image),

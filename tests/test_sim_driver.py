@@ -137,8 +137,9 @@ def test_error_responses_are_reported(simulator, region, option, code):
     regions = Regions.place(
         GEOMETRY, len(program.image), program.inputs.shape[1], program.outputs.shape[1], 3
     )
-    tile = int(np.flatnonzero(program.written)[-1]) if region == "output" else 40
-    bus = Bus(**{option: getattr(regions, region) + tile})
+    used = {"image": [40], "input": np.flatnonzero(program.read),
+            "output": np.flatnonzero(program.written)}  # fmt: skip
+    bus = Bus(**{option: getattr(regions, region) + int(used[region][-1])})
     result = run(simulator, program, bus=bus, check=False)
     assert result.status.code is code
 

@@ -36,6 +36,16 @@ def test_copy_programs_do_what_they_promise(geometry, seed):
 
 
 @geometries
+def test_only_bytes_that_are_read_matter(geometry):
+    program = copy_program(geometry, seed=1)
+    noise = np.random.default_rng(1).integers(0, 256, program.inputs.shape, dtype=np.uint8)
+    inputs = np.where(program.read, program.inputs, noise)
+    outputs = Emulator(geometry, program.image).run(inputs, program.outputs.shape[1])
+    np.testing.assert_array_equal(outputs[:, program.written], program.outputs[:, program.written])
+    assert not program.read.all()
+
+
+@geometries
 def test_copy_programs_reach_the_corners(geometry):
     """Gaps that must stay untouched, strided rows, rows longer than a burst, 4 KiB borders."""
     programs = [copy_program(geometry, seed=seed) for seed in range(8)]
@@ -62,7 +72,7 @@ def _transfers(image):
 def test_programs_survive_a_file(tmp_path):
     program = copy_program(PRESETS["tiny"], seed=3)
     program.save(tmp_path / "program.npz")
-    again = Program.read(tmp_path / "program.npz")
+    again = Program.load(tmp_path / "program.npz")
     assert again.image == program.image
     for name in ("inputs", "outputs", "written"):
         np.testing.assert_array_equal(getattr(again, name), getattr(program, name))
