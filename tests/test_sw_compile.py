@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from networks import Builder, drawer, random_network
 
@@ -50,9 +50,9 @@ def test_emulator_equals_reference(name, data):
     builder = random_network(lambda low, high: data.draw(st.integers(low, high)))
     try:
         image = compile_graph(builder.graph(), GEOMETRIES[name])
-    except CapacityError:
-        assert name == "small"
-        return
+    except (CapacityError, RangeError):
+        assert name in ("small", "kilomac")  # little memory, thresholds of 24 bits
+        reject()
     output, _ = emulate(image, builder.codes)
     assert require_equal(compare_outputs(image, output, builder.values)) > 0
 
