@@ -32,7 +32,8 @@ _DRIVER_SOURCES = ("driver.cpp", "options.cpp", "memory.cpp")
 _DRIVER_HEADERS = ("bench.h", "lite.h", "memory.h", "options.h", "profile.h")
 
 #: Verilator's options for every build. Values at power-on are random (``--x-initial unique``);
-#: assignments of X, which the gateware has none of, may become whatever is fastest.
+#: assignments of X, which the gateware has none of, may become whatever is fastest. Warnings do not
+#: end a build: generated Verilog gives many about widths and names that no person would write.
 VERILATOR_OPTIONS = (
     "-O3", "--x-assign", "fast", "--x-initial", "unique", "--no-assert", "-Wno-fatal", "-Wno-lint",
     "-Wno-style",
