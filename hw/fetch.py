@@ -112,7 +112,7 @@ class FetchUnit(wiring.Component):
         """A state for each step from doorbell to done."""
         m = Module()
         byte_bits = self._geometry.bus_bytes.bit_length() - 1
-        unit_beats = isa.UNIT_BITS // self._geometry.bus_bits
+        header_beats = 8 * isa.HEADER_BYTES // self._geometry.bus_bits
         regions = self.regions
 
         m.submodules.prefetch = prefetch = Prefetch(self._geometry)
@@ -171,7 +171,7 @@ class FetchUnit(wiring.Component):
                     regions.image.eq(self.settings.image_address),
                     regions.input.eq(self.settings.input_address),
                     regions.output.eq(self.settings.output_address),
-                    regions.size.eq(isa.UNIT_BYTES),
+                    regions.image_bytes.eq(isa.HEADER_BYTES),
                     input_stride.eq(self.settings.input_stride),
                     output_stride.eq(self.settings.output_stride),
                     images_left.eq(self.settings.image_count),
@@ -186,9 +186,9 @@ class FetchUnit(wiring.Component):
                 m.d.comb += self.stall.eq(Stall.RUNNING)
                 m.d.sync += [
                     start.eq(regions.image + self.offset),
-                    end.eq(regions.image + regions.size),
-                    length.eq(regions.size - self.offset),
-                    before_end.eq(self.offset < regions.size),
+                    end.eq(regions.image + regions.image_bytes),
+                    length.eq(regions.image_bytes - self.offset),
+                    before_end.eq(self.offset < regions.image_bytes),
                     index.eq(0),
                 ]
                 m.next = "BEGIN"
@@ -215,14 +215,16 @@ class FetchUnit(wiring.Component):
                     m.d.comb += self.stall.eq(Stall.DATA)
                 with m.If(beat.valid):
                     m.d.sync += index.eq(index + 1)
-                    with m.If(index == unit_beats - 1):
+                    with m.If(index == header_beats - 1):
                         m.next = "JUDGE"
 
             with m.State("JUDGE"):
                 m.d.comb += self.stall.eq(Stall.RUNNING)
                 m.d.sync += [
                     checked.eq(1),
-                    regions.size.eq(header.fields.size),
+                    regions.image_bytes.eq(header.fields.image_bytes),
+                    regions.input_bytes.eq(header.fields.input_bytes),
+                    regions.output_bytes.eq(header.fields.output_bytes),
                     self.offset.eq(header.fields.program_offset),
                 ]
                 with m.If(header.verdict != ErrorCode.NONE):

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from palquant.errors import InstructionError
+from palquant.hw.config import PARAMETER_ROWS, Geometry
 
 #: Version of instruction set, image layout and register map. Images of another are refused.
 VERSION = 1
@@ -23,6 +24,8 @@ MAGIC = int.from_bytes(b"PALQ", "little")
 #: Bytes of one instruction unit.
 UNIT_BYTES = 32
 UNIT_BITS = 8 * UNIT_BYTES
+#: Bytes of an image's header; the program stands behind it.
+HEADER_BYTES = 2 * UNIT_BYTES
 #: Width of a token counter. One more token than it can hold is an error.
 TOKEN_BITS = 8
 
@@ -48,8 +51,22 @@ class Memory(enum.IntEnum):
     OUTPUT = 4
 
 
+def memory_beats(geometry: Geometry, memory: Memory) -> int:
+    """Depth of an on-chip memory in bus beats."""
+    bits = {
+        Memory.WEIGHT: geometry.weight_words * geometry.weight_bits_per_word,
+        Memory.ACTIVATION: geometry.activation_words * geometry.activation_bits_per_word,
+        Memory.PARAMETER: geometry.parameter_slots
+        * PARAMETER_ROWS
+        * geometry.parameter_bits_per_row,
+        Memory.RESIDUAL: geometry.residual_words * geometry.residual_bits_per_word,
+        Memory.OUTPUT: geometry.output_words * geometry.activation_bits_per_word,
+    }[memory]
+    return bits // geometry.bus_bits
+
+
 class Base(enum.IntEnum):
-    """What a DRAM offset is relative to."""
+    """What a DRAM offset is relative to. Each region has an end, which the header names."""
 
     IMAGE = 0  #: the memory image
     INPUT = 1  #: the current image's input
@@ -299,7 +316,7 @@ LAYOUTS: dict[Opcode, Layout] = {
     Opcode.END: CONTROL,
 }
 
-#: The first unit of a memory image.
+#: The beginning of a memory image.
 IMAGE_HEADER = Layout(
     "IMAGE_HEADER",
     (
@@ -309,10 +326,12 @@ IMAGE_HEADER = Layout(
         Field("geometry", 32, "Geometry.identity of the machine that the image is built for."),
         Field("program_offset", 32, "Byte offset of the first instruction."),
         Field("body_offset", 32, "Byte offset of the first instruction of each further image."),
-        Field("size", 32, "Bytes of the image; DRAM offsets from Base.IMAGE stay below."),
+        Field("image_bytes", 32, "Bytes of the image; DRAM offsets from Base.IMAGE stay below."),
         Field("crc", 32, "CRC-32 of the image with this field 0; checked by software."),
+        Field("input_bytes", 32, "Bytes of one input; DRAM offsets from Base.INPUT stay below."),
+        Field("output_bytes", 32, "Bytes of one output; DRAM offsets from Base.OUTPUT stay below."),
     ),
-    UNIT_BITS,
+    8 * HEADER_BYTES,
 )
 
 

@@ -10,8 +10,8 @@ from amaranth.lib.wiring import In, Out
 
 from palquant.hw import isa
 from palquant.hw.axi import ADDRESS_BITS, ROW
-from palquant.hw.config import PARAMETER_ROWS, Geometry
-from palquant.hw.isa import Base, Memory
+from palquant.hw.config import Geometry
+from palquant.hw.isa import Base, Memory, memory_beats
 from palquant.hw.layouts import READABLE, TRANSFER
 from palquant.hw.registers import ErrorCode
 
@@ -21,20 +21,6 @@ LOADABLE = (Memory.WEIGHT, Memory.ACTIVATION, Memory.PARAMETER, Memory.RESIDUAL)
 STORABLE = READABLE
 
 
-def memory_beats(geometry: Geometry, memory: Memory) -> int:
-    """Depth of an on-chip memory in bus beats."""
-    bits = {
-        Memory.WEIGHT: geometry.weight_words * geometry.weight_bits_per_word,
-        Memory.ACTIVATION: geometry.activation_words * geometry.activation_bits_per_word,
-        Memory.OUTPUT: geometry.output_words * geometry.activation_bits_per_word,
-        Memory.RESIDUAL: geometry.residual_words * geometry.residual_bits_per_word,
-        Memory.PARAMETER: geometry.parameter_slots
-        * PARAMETER_ROWS
-        * geometry.parameter_bits_per_row,
-    }[memory]
-    return bits // geometry.bus_bits
-
-
 class Regions(wiring.Signature):
     """Where things lie in DRAM; constant while anything is under way.
 
@@ -42,11 +28,16 @@ class Regions(wiring.Signature):
         image: ``Out(32)``, byte address of the memory image.
         input: ``Out(32)``, byte address of the current image's input.
         output: ``Out(32)``, byte address of the current image's output.
-        size: ``Out(32)``, bytes of the memory image.
+        image_bytes: ``Out(32)``, size of the memory image.
+        input_bytes: ``Out(32)``, size of one image's input.
+        output_bytes: ``Out(32)``, size of one image's output.
     """
 
     def __init__(self) -> None:
-        super().__init__({name: Out(ADDRESS_BITS) for name in ("image", "input", "output", "size")})
+        names = ("image", "input", "output")
+        super().__init__(
+            {name + suffix: Out(ADDRESS_BITS) for suffix in ("", "_bytes") for name in names}
+        )
 
 
 class Fault(wiring.Signature):
@@ -66,9 +57,10 @@ class Fault(wiring.Signature):
 class RowWalker(wiring.Component):
     """Turns a TRANSFER into its rows, and checks each of them.
 
-    Up to one row a cycle. A row that is misaligned, leaves the image or the on-chip memory, or
-    wraps around either address space is a fault, as is a transfer of nothing, or one between
-    regions and memories that this engine does not connect. After a fault nothing more comes out.
+    Up to one row a cycle. A row that is misaligned, leaves its region of DRAM or the on-chip
+    memory, or wraps around either address space is a fault, as is a transfer of nothing, or one
+    between regions and memories that this engine does not connect. After a fault nothing more
+    comes out.
     The next instruction is taken when all rows of the one before are checked, so a fault concerns
     the newest instruction.
 
@@ -137,7 +129,7 @@ class RowWalker(wiring.Component):
         start = Signal(ADDRESS_BITS + 1)
         region_end = Signal(ADDRESS_BITS + 2)
         local_end = Signal(isa.ADDRESS_BITS + 2)
-        in_image = Signal()
+        region_bytes = Signal(ADDRESS_BITS)
         illegal = Signal()
         unusable = Signal()
 
@@ -149,9 +141,9 @@ class RowWalker(wiring.Component):
             self.busy.eq(active | placed | self.rows.valid),
             self.fault.newest.eq(1),
         ]
-        region = Array(
-            [self.regions.image, self.regions.input, self.regions.output, self.regions.image]
-        )[transfer.base]
+        regions = self.regions
+        region = Array([regions.image, regions.input, regions.output, regions.image])[transfer.base]
+        sizes = [regions.image_bytes, regions.input_bytes, regions.output_bytes]
         row_bytes = transfer.row_beats << byte_bits
         with m.If(placed_free & ~stopped):
             m.d.sync += [
@@ -163,7 +155,7 @@ class RowWalker(wiring.Component):
                 start.eq(region + offset),
                 region_end.eq(offset + row_bytes),
                 local_end.eq(local + transfer.row_beats),
-                in_image.eq(transfer.base == Base.IMAGE),
+                region_bytes.eq(Array([*sizes, 0])[transfer.base]),
                 illegal.eq((transfer.rows == 0) | (transfer.row_beats == 0)),
                 unusable.eq(
                     ~self._one_of(transfer.memory, self._memories)
@@ -201,8 +193,7 @@ class RowWalker(wiring.Component):
                 | start[:byte_bits].any()
                 | start[ADDRESS_BITS]
                 | last_byte[ADDRESS_BITS]
-                | (region_end > 1 << ADDRESS_BITS)
-                | in_image & (region_end > self.regions.size)
+                | (region_end > region_bytes)
                 | (local_end > limit)
             ),
         ]

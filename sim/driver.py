@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from palquant.errors import ExecutionError, InputError
+from palquant.hw import isa
 from palquant.hw.config import Geometry
 from palquant.hw.registers import COUNTERS, REGISTERS, ErrorCode, Stall
 from palquant.sim.execute import (
@@ -216,14 +217,16 @@ class Simulator:
             bus: How the memory behaves.
             watchdog: WATCHDOG_LIMIT; the machine's own default if None.
             cycle_limit: Cycles after which the run counts as hanging.
-            check: Raise an exception if the machine reports an error.
+            check: Raise an exception if the image names other regions, or the machine reports an
+                error.
             timeline: Record what each engine did when.
             waves: File for waveforms (FST); needs a simulator with ``waves``.
             waves_window: First and last cycle of the waveforms, counted from the doorbell.
             progress: Called about once a second with (cycles, layer).
 
         Raises:
-            InputError: The inputs' shape or type is wrong.
+            InputError: The inputs' shape or type is wrong, or the image is for regions of other
+                sizes.
             ExecutionError: The machine reported an error, broke the bus protocol, or hung.
             ToolError: The simulator could not be run.
         """
@@ -231,6 +234,8 @@ class Simulator:
             raise InputError(f"inputs must be uint8 of shape (images, bytes), not {inputs.dtype} "
                              f"of shape {inputs.shape}")  # fmt: skip
         images, input_bytes = inputs.shape
+        if check:
+            _check_regions(image, input_bytes, output_bytes)
         regions = Regions.place(self.geometry, _length(image), input_bytes, output_bytes, images)
         steps: list[Step] = [
             Load(regions.image, image),
@@ -275,6 +280,23 @@ class Simulator:
             seconds=report.seconds,
             timeline=report.timeline,
         )
+
+
+def _check_regions(image: Contents, input_bytes: int, output_bytes: int) -> None:
+    """The machine keeps to the sizes that the header names; a caller with others is mistaken."""
+    if isinstance(image, Path):
+        try:
+            with image.open("rb") as file:
+                start = file.read(isa.HEADER_BYTES)
+        except OSError as error:
+            raise InputError(f"cannot read {image}: {error.strerror}") from error
+    else:
+        start = bytes(image[: isa.HEADER_BYTES])
+    header = isa.IMAGE_HEADER.decode(start.ljust(isa.HEADER_BYTES, b"\0"))
+    for name, found in (("input", input_bytes), ("output", output_bytes)):
+        expected = header[f"{name}_bytes"]
+        if found != expected:
+            raise InputError(f"{name} regions of {found} bytes; the image needs {expected}")
 
 
 def _length(contents: Contents) -> int:

@@ -64,8 +64,18 @@ class Program:
             return cls(image=file["image"].tobytes(), **arrays)
 
 
+#: Size of one image's input, and of its output, unless a program says otherwise.
+REGION_BYTES = 64
+
+
 def assemble(
-    geometry: Geometry, units: Sequence[bytes], *, body: int = 0, data: bytes = b""
+    geometry: Geometry,
+    units: Sequence[bytes],
+    *,
+    body: int = 0,
+    data: bytes = b"",
+    input_bytes: int = REGION_BYTES,
+    output_bytes: int = REGION_BYTES,
 ) -> bytes:
     """A memory image of a program and the data that it loads.
 
@@ -74,24 +84,28 @@ def assemble(
         units: Instructions, as :func:`palquant.hw.isa.encode` makes them.
         body: Index of the instruction that each further image begins with.
         data: What lies behind the program, at :func:`data_offset`.
+        input_bytes: Size of one image's input.
+        output_bytes: Size of one image's output.
     """
     header = {
         "geometry": geometry.identity,
-        "program_offset": isa.UNIT_BYTES,
-        "body_offset": isa.UNIT_BYTES + sum(len(unit) for unit in units[:body]),
+        "program_offset": isa.HEADER_BYTES,
+        "body_offset": data_offset(units[:body]),
+        "input_bytes": input_bytes,
+        "output_bytes": output_bytes,
     }
     return seal(header, b"".join(units) + data)
 
 
 def data_offset(units: Sequence[bytes]) -> int:
     """Byte offset in the image of the data behind a program."""
-    return isa.UNIT_BYTES + sum(len(unit) for unit in units)
+    return isa.HEADER_BYTES + sum(len(unit) for unit in units)
 
 
 def with_header(image: bytes, **fields: int) -> bytes:
     """An image with some of its header's fields replaced; the checksum is left as it is."""
-    header = isa.IMAGE_HEADER.decode(image[: isa.UNIT_BYTES])
-    return isa.IMAGE_HEADER.encode(header | fields) + image[isa.UNIT_BYTES :]
+    header = isa.IMAGE_HEADER.decode(image[: isa.HEADER_BYTES])
+    return isa.IMAGE_HEADER.encode(header | fields) + image[isa.HEADER_BYTES :]
 
 
 @dataclass(frozen=True)
@@ -168,7 +182,9 @@ def copy_program(
         read[here] = True
     moved = sum(tile.rows * tile.row_beats for tile in plan) * images
     return Program(
-        image=assemble(geometry, units, body=prologue, data=data),
+        image=assemble(
+            geometry, units, body=prologue, data=data, input_bytes=source, output_bytes=target
+        ),
         inputs=inputs,
         outputs=outputs,
         written=written,
@@ -243,7 +259,7 @@ def faults(geometry: Geometry) -> list[Fault]:
     load = {"memory": Memory.RESIDUAL, "base": Base.IMAGE, "rows": 1, "row_beats": 1}
     store = load | {"base": Base.OUTPUT}
     beats = geometry.residual_words * geometry.residual_bits_per_word // geometry.bus_bits
-    first = isa.UNIT_BYTES
+    first, second = isa.HEADER_BYTES, isa.HEADER_BYTES + isa.UNIT_BYTES
 
     def program(*units: bytes) -> bytes:
         return assemble(geometry, [*units, isa.encode(Opcode.END)])
@@ -259,7 +275,7 @@ def faults(geometry: Geometry) -> list[Fault]:
         Fault("another geometry", with_header(good, geometry=geometry.identity ^ 1),
               ErrorCode.GEOMETRY, 0),
         Fault("opcode 0", program(illegal(0)), ErrorCode.OPCODE, first),
-        Fault("opcode 15", program(legal, illegal(15)), ErrorCode.OPCODE, 2 * first),
+        Fault("opcode 15", program(legal, illegal(15)), ErrorCode.OPCODE, second),
         Fault("reserved bits", program((1 << 255 | Opcode.BARRIER).to_bytes(32, "little")),
               ErrorCode.OPCODE, first),
         Fault("token from itself", program(isa.encode(Opcode.LOAD, **load, wait_load=1)),
@@ -269,12 +285,19 @@ def faults(geometry: Geometry) -> list[Fault]:
         Fault("no rows", program(isa.encode(Opcode.LOAD, **load | {"rows": 0})),
               ErrorCode.OPCODE, first),
         Fault("no END", assemble(geometry, [isa.encode(Opcode.BARRIER)]), ErrorCode.ADDRESS,
-              2 * first),
+              second),
         Fault("load beyond the image",
               program(isa.encode(Opcode.LOAD, **load, dram_offset=size - size % bus)),
               ErrorCode.ADDRESS, first),
         Fault("second row beyond the image",
               program(isa.encode(Opcode.LOAD, **load | {"rows": 2}, dram_stride=size - size % bus)),
+              ErrorCode.ADDRESS, first),
+        Fault("load beyond the input",
+              program(isa.encode(Opcode.LOAD, **load | {"base": Base.INPUT},
+                                 dram_offset=REGION_BYTES)),
+              ErrorCode.ADDRESS, first),
+        Fault("second row beyond the output",
+              program(isa.encode(Opcode.STORE, **store | {"rows": 2}, dram_stride=REGION_BYTES)),
               ErrorCode.ADDRESS, first),
         Fault("misaligned", program(isa.encode(Opcode.LOAD, **load, dram_offset=1)),
               ErrorCode.ADDRESS, first),

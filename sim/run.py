@@ -129,7 +129,7 @@ def run_emulator(image: MemoryImage, images: npt.NDArray[Any], seed: int = 0) ->
     codes = to_codes(images, image.graph.input)
     emulator = Emulator(image.geometry, image.data, seed)
     batches = [codes[at : at + EMULATOR_BATCH] for at in range(0, len(codes), EMULATOR_BATCH)]
-    outputs = [emulator.run(image.pack_input(batch), image.output_bytes) for batch in batches]
+    outputs = [emulator.run(image.pack_input(batch)) for batch in batches]
     return np.concatenate(outputs)
 
 

@@ -11,10 +11,11 @@ from palquant.hw.isa import Base, Memory, Opcode
 from palquant.sw.deadlock import check_deadlock
 from palquant.sw.emit import Emitter
 from palquant.sw.graph import Convolution, Graph
-from palquant.sw.header import seal
+from palquant.sw.header import read_header, seal
 from palquant.sw.image import LayerRecord, MemoryImage
 from palquant.sw.layer import Layer
 from palquant.sw.network import PlacedNetwork, place_network
+from palquant.sw.races import check_races
 from palquant.sw.schedule import Instruction, Step, insert_tokens, order_steps
 from palquant.sw.tile import Policy
 
@@ -42,8 +43,8 @@ def compile_graph(graph: Graph, geometry: Geometry, keep_all: bool = True) -> Me
     emitter, steps = _emit(network, keep_all)
     prologue, body = _resident_constants(steps, geometry), order_steps(steps)
     insert_tokens(body)
-    _check(prologue, body, geometry)
     data = _link(prologue, body, emitter)
+    _check(data, geometry)
     layouts = network.layouts
     return MemoryImage(
         geometry=geometry,
@@ -89,22 +90,30 @@ def _is_constant(load: Instruction) -> bool:
     return load.fields["memory"] in (Memory.WEIGHT, Memory.PARAMETER)
 
 
-def _check(prologue: list[Instruction], body: list[Instruction], geometry: Geometry) -> None:
-    program = [(item.opcode, item.fields) for item in prologue]
-    program.append((Opcode.BARRIER, {}))
-    program += [(item.opcode, item.fields) for item in body]
-    program.append((Opcode.END, {}))
-    check_deadlock(program, geometry)
+def _check(data: bytes, geometry: Geometry) -> None:
+    """Prove what the machine relies on, from nothing but the image's bytes."""
+    header = read_header(data, geometry)
+    body, offset = header["body_offset"], header["program_offset"]
+    program = []
+    opcode = Opcode.ILLEGAL
+    while opcode is not Opcode.END:
+        opcode, fields, end = isa.decode(data, offset)
+        program.append((offset, opcode, fields))
+        offset = end
+    check_races(program, body, geometry)
+    for start in {header["program_offset"], body}:
+        check_deadlock([item[1:] for item in program if item[0] >= start], geometry)
 
 
 def _link(prologue: list[Instruction], body: list[Instruction], emitter: Emitter) -> bytes:
     """Lay out header, program and constants, and resolve the constants' offsets."""
+    network = emitter.network
     barrier = [isa.encode(Opcode.BARRIER)] if prologue else []
 
     def size(items: list[Instruction]) -> int:
         return sum(isa.LAYOUTS[item.opcode].size // 8 for item in items)
 
-    start = isa.UNIT_BYTES
+    start = isa.HEADER_BYTES
     body_offset = start + size(prologue) + sum(map(len, barrier))
     end = body_offset + size(body) + isa.UNIT_BYTES
     constants = -(-end // CONSTANT_ALIGNMENT) * CONSTANT_ALIGNMENT
@@ -121,6 +130,8 @@ def _link(prologue: list[Instruction], body: list[Instruction], emitter: Emitter
         "geometry": emitter.geometry.identity,
         "program_offset": start,
         "body_offset": body_offset,
+        "input_bytes": network.layouts[network.graph.input.name].bytes,
+        "output_bytes": emitter.output_bytes,
     }
     filling = bytes(constants - end)
     return seal(header, code + filling + b"".join(emitter.constants.chunks))

@@ -1,9 +1,10 @@
 """The emulator executes a memory image byte by byte: the instruction set's living definition.
 
 It runs the program in order, one instruction at a time, which is one of the orders that the
-tokens allow; it checks that every token an instruction takes has been given before. A batch of
-images runs at once: memories that hold activations have a leading axis of images, weights and
-parameters do not.
+tokens allow; it checks that every token an instruction takes has been given before. As in the
+machine, the first image runs the whole program and each further one its body. A batch of images
+runs at once where that makes no difference: memories that hold activations have a leading axis of
+images, weights and parameters do not.
 
 What COMPUTE does stands in ``emulator_compute``; fetching, tokens, LOAD and STORE stand here.
 """
@@ -15,31 +16,35 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from palquant.errors import ExecutionError, InstructionError
+from palquant.errors import ExecutionError, InputError, InstructionError
 from palquant.hw import isa
 from palquant.hw.config import Geometry
-from palquant.hw.isa import Base, Memory, Opcode
+from palquant.hw.isa import Base, Memory, Opcode, memory_beats
 from palquant.sw.emulator_compute import ComputeUnit
 from palquant.sw.header import read_header
-from palquant.sw.memories import Memories, memory_beats
+from palquant.sw.memories import Memories
 
 Bytes = npt.NDArray[np.uint8]
+#: Offset in the image, opcode and fields of each instruction.
+Program = list[tuple[int, Opcode, dict[str, int]]]
 
 #: Engine that executes an instruction, by the name that the token fields use.
 ENGINES = {Opcode.LOAD: "load", Opcode.COMPUTE: "compute", Opcode.STORE: "store"}
 LOADABLE = frozenset({Memory.WEIGHT, Memory.ACTIVATION, Memory.PARAMETER, Memory.RESIDUAL})
 STORABLE = frozenset({Memory.RESIDUAL, Memory.OUTPUT})
+#: Memories of which a batch has one, since all its images load the same constants.
+SHARED = frozenset({Memory.WEIGHT, Memory.PARAMETER})
 
 
 @dataclass
 class Statistics:
-    """What a run did, to be compared with the hardware's counters.
+    """What a run did over all its images, as the hardware counts it.
 
     Attributes:
         instructions: Executed instructions by opcode.
-        beats_read: Bus beats loaded for each image (the program itself not counted).
-        beats_written: Bus beats stored for each image.
-        saturations: Values that affine or residual addition clipped, over all images.
+        beats_read: Bus beats loaded (the program itself not counted).
+        beats_written: Bus beats stored.
+        saturations: Values that affine or residual addition clipped.
     """
 
     instructions: dict[str, int] = field(default_factory=dict)
@@ -65,12 +70,13 @@ class Emulator:
         self.image = np.frombuffer(image, np.uint8)
         self.seed = seed
         self.header = read_header(image, geometry)
-        self.program = self._decode_program(image)
+        self.program = self._decode_program(self.header["program_offset"])
+        self.body = self._decode_program(self.header["body_offset"])
         self.statistics = Statistics()
 
-    def _decode_program(self, image: bytes) -> list[tuple[int, Opcode, dict[str, int]]]:
-        """Instructions with their offsets, up to and including END."""
-        offset = self.header["program_offset"]
+    def _decode_program(self, start: int) -> Program:
+        """Instructions with their offsets, from ``start`` up to and including END."""
+        image, offset = self.image.tobytes(), start
         program = []
         while True:
             try:
@@ -82,31 +88,77 @@ class Emulator:
                 return program
             offset = end
 
-    def run(self, inputs: Bytes, output_bytes: int) -> Bytes:
-        """Execute the program once for each row of ``inputs``.
+    def run(self, inputs: Bytes) -> Bytes:
+        """Execute the program for each row of ``inputs``, as with one doorbell.
+
+        The first image runs from ``program_offset``, each further one from ``body_offset``. Images
+        run side by side if what comes before the body does nothing but load constants, and one
+        after the other in the same memories if it does more.
 
         Parameters:
             inputs: Input region of each image, uint8, shape (batch, input_bytes).
-            output_bytes: Size of the output region of one image.
 
         Returns:
             Output region of each image, uint8, shape (batch, output_bytes).
 
         Raises:
             ExecutionError: Names the instruction's offset and what is wrong with it.
+            InputError: The inputs are of another size than the header says.
         """
-        batch = len(inputs)
-        rng = np.random.default_rng(self.seed + 1)
-        self._regions = {
-            Base.IMAGE: np.broadcast_to(self.image, (batch, self.image.size)),
-            Base.INPUT: inputs,
-            Base.OUTPUT: rng.integers(0, 256, (batch, output_bytes), dtype=np.uint8),
-        }
+        expected = self.header["input_bytes"]
+        if inputs.ndim != 2 or inputs.dtype != np.uint8 or inputs.shape[1] != expected:
+            raise InputError(
+                f"inputs must be uint8 of shape (images, {expected}), not {inputs.dtype} of shape "
+                f"{inputs.shape}"
+            )
         self.statistics = Statistics()
-        memories = Memories(self.geometry, batch, self.seed)
+        rng = np.random.default_rng(self.seed + 1)
+        size = (len(inputs), self.header["output_bytes"])
+        outputs: Bytes = rng.integers(0, 256, size, dtype=np.uint8)
+        if self._independent():
+            memories = Memories(self.geometry, len(inputs), self.seed)
+            prologue = self.program[: len(self.program) - len(self.body)]
+            self._execute(prologue, memories, inputs, outputs, images=1)
+            self._execute(self.body, memories, inputs, outputs, images=len(inputs))
+        else:
+            memories = Memories(self.geometry, 1, self.seed)
+            for index in range(len(inputs)):
+                here = slice(index, index + 1)
+                program = self.body if index else self.program
+                self._execute(program, memories, inputs[here], outputs[here], images=1)
+        return outputs
+
+    def _independent(self) -> bool:
+        """Whether no image can see what another did, but for memory that it never wrote itself."""
+        rest = len(self.program) - len(self.body)
+        if rest < 0 or self.program[rest:] != self.body:
+            return False
+        return all(
+            opcode is Opcode.BARRIER
+            or (
+                opcode is Opcode.LOAD
+                and fields["base"] == Base.IMAGE
+                and not any(fields[f"signal_{engine}"] for engine in ENGINES.values())
+            )
+            for _, opcode, fields in self.program[:rest]
+        ) and not any(
+            opcode is Opcode.LOAD and fields["memory"] in SHARED and fields["base"] != Base.IMAGE
+            for _, opcode, fields in self.body
+        )
+
+    def _execute(
+        self, program: Program, memories: Memories, inputs: Bytes, outputs: Bytes, *, images: int
+    ) -> None:
+        """Execute instructions in order for a batch, of which the machine would run ``images``."""
+        self._images = images
+        self._regions = {
+            Base.IMAGE: np.broadcast_to(self.image, (len(inputs), self.image.size)),
+            Base.INPUT: inputs,
+            Base.OUTPUT: outputs,
+        }
         compute = ComputeUnit(self.geometry, memories, self.statistics)
         self._tokens = {(a, b): 0 for a in ENGINES.values() for b in ENGINES.values() if a != b}
-        for offset, opcode, fields in self.program:
+        for offset, opcode, fields in program:
             try:
                 self._take_tokens(opcode, fields)
                 if opcode is Opcode.COMPUTE:
@@ -118,12 +170,10 @@ class Emulator:
                 text = f"{opcode.name} at offset {offset:#x} (layer {fields['layer']}): {error}"
                 raise ExecutionError(text) from error
             counts = self.statistics.instructions
-            counts[opcode.name] = counts.get(opcode.name, 0) + 1
+            counts[opcode.name] = counts.get(opcode.name, 0) + images
         left = [f"{a} to {b}" for (a, b), count in self._tokens.items() if count]
         if left:
             raise ExecutionError(f"the program ends with tokens left over from {', '.join(left)}")
-        result: Bytes = self._regions[Base.OUTPUT]
-        return result
 
     def _take_tokens(self, opcode: Opcode, fields: dict[str, int]) -> None:
         mine = ENGINES.get(opcode)
@@ -180,6 +230,6 @@ class Emulator:
                 data = memories.read_beats(memory, address, f["row_beats"])
                 region[:, offset : offset + length] = data
         if opcode is Opcode.LOAD:
-            self.statistics.beats_read += f["rows"] * f["row_beats"]
+            self.statistics.beats_read += self._images * f["rows"] * f["row_beats"]
         else:
-            self.statistics.beats_written += f["rows"] * f["row_beats"]
+            self.statistics.beats_written += self._images * f["rows"] * f["row_beats"]

@@ -11,8 +11,8 @@ from palquant.hw.config import Geometry
 
 def seal(header: dict[str, int], body: bytes) -> bytes:
     """Header and body as one image, magic, version, size and CRC filled in."""
-    size = isa.UNIT_BYTES + len(body)
-    fields = header | {"magic": isa.MAGIC, "version": isa.VERSION, "size": size, "crc": 0}
+    size = isa.HEADER_BYTES + len(body)
+    fields = header | {"magic": isa.MAGIC, "version": isa.VERSION, "image_bytes": size, "crc": 0}
     data = isa.IMAGE_HEADER.encode(fields) + body
     return isa.IMAGE_HEADER.encode(fields | {"crc": zlib.crc32(data)}) + body
 
@@ -28,10 +28,10 @@ def read_header(data: bytes, geometry: Geometry, label: str = "image") -> dict[s
     Raises:
         ImageError: Says what was found and what was expected.
     """
-    if len(data) < isa.UNIT_BYTES:
-        raise ImageError(f"{label}: {len(data)} bytes, less than a header of {isa.UNIT_BYTES}")
+    if len(data) < isa.HEADER_BYTES:
+        raise ImageError(f"{label}: {len(data)} bytes, less than a header of {isa.HEADER_BYTES}")
     try:
-        header = isa.IMAGE_HEADER.decode(data[: isa.UNIT_BYTES])
+        header = isa.IMAGE_HEADER.decode(data[: isa.HEADER_BYTES])
     except InstructionError as error:
         raise ImageError(f"{label}: {error}: the image is corrupted") from error
     _expect(header, label, magic=isa.MAGIC, version=isa.VERSION)
@@ -50,8 +50,8 @@ def check_image(data: bytes, geometry: Geometry, label: str = "image") -> dict[s
         ImageError: Says what was found and what was expected.
     """
     header = read_header(data, geometry, label)
-    _expect(header, label, size=len(data))
-    cleared = isa.IMAGE_HEADER.encode(header | {"crc": 0}) + data[isa.UNIT_BYTES :]
+    _expect(header, label, image_bytes=len(data))
+    cleared = isa.IMAGE_HEADER.encode(header | {"crc": 0}) + data[isa.HEADER_BYTES :]
     if zlib.crc32(cleared) != header["crc"]:
         raise ImageError(
             f"{label}: CRC-32 is {zlib.crc32(cleared):#010x}, the header says "

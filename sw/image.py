@@ -12,8 +12,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from palquant.errors import ImageError, PalquantError
+from palquant.errors import ImageError, OutputError, PalquantError
+from palquant.files import replace_folder
 from palquant.hw import isa
 from palquant.hw.config import Geometry
 from palquant.sw.formats import hexadecimal
@@ -143,7 +142,7 @@ def _layout(entry: dict[str, Any], geometry: Geometry) -> TensorLayout:
 
 def manifest(image: MemoryImage) -> dict[str, Any]:
     """The manifest as a JSON-serialisable dictionary, its checksums still missing."""
-    header = isa.IMAGE_HEADER.decode(image.data[: isa.UNIT_BYTES])
+    header = isa.IMAGE_HEADER.decode(image.data[: isa.HEADER_BYTES])
     normalization = dataclasses.asdict(image.graph.input.normalization)
     scales = image.graph.output.scale.tolist() if isinstance(image.graph.output, Logits) else None
     return {
@@ -179,24 +178,19 @@ def _checksums(document: dict[str, Any], files: dict[str, bytes]) -> dict[str, s
 
 
 def save_image(image: MemoryImage, directory: str | os.PathLike[str]) -> None:
-    """Write the file set into ``directory``: aside first, then renamed.
+    """Write the file set into ``directory``, whole or not at all.
 
     An older image in the same directory is replaced as a whole; other files make it refuse.
 
     Raises:
-        ImageError: The directory cannot be written, or holds something else.
+        OutputError: The directory cannot be written, or holds something else.
     """
     target = Path(directory)
     if target.exists() and not target.is_dir():
-        raise ImageError(f"{target}: exists and is no directory")
-    try:
+        raise OutputError(f"{target}: exists and is no directory")
+    with replace_folder(target) as aside:
         if target.is_dir() and any(path.name not in FILES for path in target.iterdir()):
-            raise ImageError(f"{target}: holds other files; name an empty or a new directory")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    except OSError as error:
-        raise ImageError(f"{target}: cannot write here: {error.strerror}") from error
-    try:
+            raise OutputError(f"{target}: holds other files; name an empty or a new directory")
         (aside / "image.bin").write_bytes(image.data)
         (aside / "image.hex").write_text(hexadecimal(image.data, image.geometry.bus_bytes))
         save_model(image.graph, aside / "model.npz")
@@ -204,18 +198,6 @@ def save_image(image: MemoryImage, directory: str | os.PathLike[str]) -> None:
         files = {name: (aside / name).read_bytes() for name in ("image.bin", "model.npz")}
         document["checksums"] = _checksums(document, files)
         (aside / "manifest.json").write_text(json.dumps(document, indent=1) + "\n")
-        aside.chmod(0o755)
-        if target.is_dir():
-            old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
-            os.replace(target, old / "image")
-            os.replace(aside, target)
-            shutil.rmtree(old)
-        else:
-            os.replace(aside, target)
-    except OSError as error:
-        raise ImageError(f"{target}: cannot write: {error.strerror}") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def load_image(directory: str | os.PathLike[str]) -> MemoryImage:
@@ -288,6 +270,10 @@ def _check_consistency(image: MemoryImage, label: str) -> None:
     names = {node.name for node in image.graph}
     require(bool(image.layers), "lists no layer")
     require(image.graph.output.name in image.tensors, "does not say where the result lies")
+    header = isa.IMAGE_HEADER.decode(image.data[: isa.HEADER_BYTES])
+    for name, size in (("input", image.input_bytes), ("output", image.output_bytes)):
+        found = header[f"{name}_bytes"]
+        require(size == found, f"{name} region of {size} bytes, image.bin's header says {found}")
     for name, (layout, offset) in image.tensors.items():
         require(name in names, f"tensor {name!r} is not in the model")
         shape, kind = image.graph.shapes[name], image.graph.types[name]

@@ -43,7 +43,7 @@ def _operation(node: Node) -> str:
 
 def program_lines(image: MemoryImage) -> Iterator[str]:
     """One line for each instruction: offset, opcode, tokens, and the fields that are not 0."""
-    offset = isa.IMAGE_HEADER.decode(image.data[: isa.UNIT_BYTES])["program_offset"]
+    offset = isa.IMAGE_HEADER.decode(image.data[: isa.HEADER_BYTES])["program_offset"]
     while True:
         opcode, fields, end = isa.decode(image.data, offset)
         yield f"{offset:#08x}  {opcode.name:8}{_describe(image, opcode, fields)}"

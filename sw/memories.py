@@ -74,17 +74,3 @@ class Memories:
 
     def _residual_bytes(self) -> Bytes:
         return self.residual.reshape(len(self.residual), -1).view(np.uint8)
-
-
-def memory_beats(geometry: Geometry, memory: Memory) -> int:
-    """Depth of an on-chip memory in bus beats."""
-    bits = {
-        Memory.WEIGHT: geometry.weight_words * geometry.weight_bits_per_word,
-        Memory.ACTIVATION: geometry.activation_words * geometry.activation_bits_per_word,
-        Memory.OUTPUT: geometry.output_words * geometry.activation_bits_per_word,
-        Memory.RESIDUAL: geometry.residual_words * geometry.residual_bits_per_word,
-        Memory.PARAMETER: geometry.parameter_slots
-        * PARAMETER_ROWS
-        * geometry.parameter_bits_per_row,
-    }[memory]
-    return bits // geometry.bus_bits

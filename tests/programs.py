@@ -5,6 +5,9 @@ import random
 from palquant.hw import isa
 from palquant.hw.isa import Opcode
 
+#: Size of one image's input, and of its output, unless a test says otherwise.
+REGION_BYTES = 0x4000
+
 
 def image(geometry, program, /, *, body=None, size=None, program_offset=0x40, **header):
     """Bytes of an image whose program is a list of encoded instructions.
@@ -24,7 +27,9 @@ def image(geometry, program, /, *, body=None, size=None, program_offset=0x40, **
         "geometry": geometry.identity,
         "program_offset": program_offset,
         "body_offset": offsets[body or 0],
-        "size": offsets[-1] if size is None else size,
+        "image_bytes": offsets[-1] if size is None else size,
+        "input_bytes": REGION_BYTES,
+        "output_bytes": REGION_BYTES,
         **header,
     }
     start = isa.IMAGE_HEADER.encode(fields)

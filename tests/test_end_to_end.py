@@ -41,7 +41,7 @@ WIDE = dataclasses.replace(
 def check(machine: Geometry, builder: Builder, image: MemoryImage, bus: Bus) -> None:
     """Compare emulator and RTL with the reference's values, and account for every cycle."""
     inputs = image.pack_input(builder.codes)
-    emulated = Emulator(machine, image.data, bus.seed).run(inputs, image.output_bytes)
+    emulated = Emulator(machine, image.data, bus.seed).run(inputs)
     require_equal(compare_outputs(image, emulated, builder.values))
     result = Simulator(machine).run(image.data, inputs, image.output_bytes, bus=bus)
     assert require_equal(compare_outputs(image, result.outputs, builder.values)) > 0

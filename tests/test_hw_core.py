@@ -96,6 +96,8 @@ def test_unknown_opcode(position, stall):
 
 BAD_TRANSFERS = {
     "load behind the image": (Opcode.LOAD, {**LOAD, "base": Base.IMAGE, "dram_offset": 0x3000}),
+    "load behind the input": (Opcode.LOAD, {**LOAD, "dram_offset": REGION_BYTES - 8}),
+    "store behind the output": (Opcode.STORE, {**STORE, "dram_offset": REGION_BYTES - 8}),
     "load behind the memory": (Opcode.LOAD, {**LOAD, "address": (1 << 20) - 1}),
     "load into the output buffer": (Opcode.LOAD, {**LOAD, "memory": Memory.OUTPUT}),
     "store from the weights": (Opcode.STORE, {**STORE, "memory": Memory.WEIGHT}),

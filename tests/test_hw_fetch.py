@@ -152,7 +152,7 @@ def test_instructions_equal_program(g, stall, images):
         assert not ctx.get(bench.unit.fault.valid)
         assert not ctx.get(bench.unit.outstanding)
         assert plain(ctx.get(bench.unit.stall)) == Stall.IDLE
-        assert ctx.get(bench.unit.regions.size) == len(content)
+        assert ctx.get(bench.unit.regions.image_bytes) == len(content)
 
     bench.run(main)
     assert bench.instructions == expected(bench, program, 7, images)
@@ -222,9 +222,9 @@ def test_instructions_flow_at_50_cycles_latency():
         ({"magic": isa.MAGIC ^ 1 << 31}, ErrorCode.MAGIC),
         ({"version": isa.VERSION + 1}, ErrorCode.VERSION),
         ({"geometry": TINY.identity ^ 1}, ErrorCode.GEOMETRY),
-        ({"size": 0x40}, ErrorCode.ADDRESS),
-        ({"size": 0}, ErrorCode.ADDRESS),
-        ({"size": 0xFFFFFFF8}, ErrorCode.ADDRESS),
+        ({"image_bytes": 0x40}, ErrorCode.ADDRESS),
+        ({"image_bytes": 0}, ErrorCode.ADDRESS),
+        ({"image_bytes": 0xFFFFFFF8}, ErrorCode.ADDRESS),
     ],
 )
 @pytest.mark.parametrize("g", [TINY, dataclasses.replace(TINY, bus_bits=32)], ids=["64", "32"])
@@ -254,8 +254,10 @@ def test_misaligned_image():
 @pytest.mark.parametrize("offset", [0x44, 0x4000, 0x7FFFFFE0])
 def test_program_that_is_not_in_the_image(offset):
     content = image(TINY, random_program(1, 5), program_offset=0x40)
-    fields = isa.IMAGE_HEADER.decode(content[:32])
-    content = isa.IMAGE_HEADER.encode({**fields, "program_offset": offset}) + content[32:]
+    fields = isa.IMAGE_HEADER.decode(content[: isa.HEADER_BYTES])
+    content = (
+        isa.IMAGE_HEADER.encode({**fields, "program_offset": offset}) + content[isa.HEADER_BYTES :]
+    )
     bench = Bench(TINY, content)
 
     async def main(ctx):

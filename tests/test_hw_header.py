@@ -17,8 +17,10 @@ FIELDS = {
     "geometry": None,
     "program_offset": 0x123456,
     "body_offset": 0x89ABCDE0,
-    "size": 0xFEDCBA98,
+    "image_bytes": 0xFEDCBA98,
     "crc": 0xDEADBEEF,
+    "input_bytes": 0x13579BDF,
+    "output_bytes": 0xECA86420,
 }
 
 
@@ -29,8 +31,8 @@ def read(g, failing=None, **change):
     result = []
 
     async def main(ctx):
-        for content in (b"\xff" * 32, isa.IMAGE_HEADER.encode(fields)):
-            for index in range(32 // g.bus_bytes):
+        for content in (b"\xff" * isa.HEADER_BYTES, isa.IMAGE_HEADER.encode(fields)):
+            for index in range(isa.HEADER_BYTES // g.bus_bytes):
                 beat = content[index * g.bus_bytes : (index + 1) * g.bus_bytes]
                 ctx.set(dut.beat.data, int.from_bytes(beat, "little"))
                 ctx.set(dut.beat.error, index == failing)
@@ -54,5 +56,5 @@ def test_verdict(bits):
     assert read(g, version=isa.VERSION ^ 0x8000) is ErrorCode.VERSION
     assert read(g, geometry=g.identity ^ 0x80000000) is ErrorCode.GEOMETRY
     assert read(g, magic=0, version=0, geometry=0) is ErrorCode.MAGIC
-    for index in range(32 // g.bus_bytes):
+    for index in range(isa.HEADER_BYTES // g.bus_bytes):
         assert read(g, failing=index) is ErrorCode.READ_RESPONSE

@@ -4,13 +4,12 @@ import random
 
 import pytest
 from simulation import plain, simulate, sink, source, until
-from transfers import REGIONS, random_transfer, rows, set_regions
+from transfers import REGION_BYTES, REGIONS, random_transfer, rows, set_regions
 
-from palquant.hw.config import PRESETS, geometry
-from palquant.hw.isa import Base, Memory
+from palquant.hw.config import geometry
+from palquant.hw.isa import Base, Memory, memory_beats
 from palquant.hw.registers import ErrorCode
-from palquant.hw.transfer import LOADABLE, STORABLE, RowWalker, memory_beats
-from palquant.sw import memories
+from palquant.hw.transfer import LOADABLE, STORABLE, RowWalker
 
 G = geometry("tiny")
 BEAT = G.bus_bytes
@@ -25,12 +24,6 @@ LEGAL = {
     "dram_stride": 32,
 }
 DEPTH = memory_beats(G, Memory.WEIGHT)
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_depths_are_those_of_the_emulator(name):
-    for memory in Memory:
-        assert memory_beats(geometry(name), memory) == memories.memory_beats(geometry(name), memory)
 
 
 @pytest.mark.parametrize("stall", [0.0, 0.4])
@@ -78,12 +71,21 @@ def test_one_row_a_cycle():
 LIMITS = {
     "nothing": {},
     "last beat of the memory": {"address": DEPTH - 8},
-    "last byte of the image": {"dram_offset": REGIONS["size"] - 64},
-    "no limit to the output": {"base": Base.OUTPUT, "dram_offset": REGIONS["size"]},
+    "last byte of the image": {"dram_offset": REGION_BYTES - 64},
+    "last byte of the input": {"base": Base.INPUT, "dram_offset": REGION_BYTES - 64},
+    "last byte of the output": {"base": Base.OUTPUT, "dram_offset": REGION_BYTES - 64},
     "one row, unused strides": {"rows": 1, "stride": (1 << 20) - 1, "dram_stride": 0xFFFFFFF8},
     "last byte of the address space": {
         "base": Base.OUTPUT,
         "dram_offset": (1 << 32) - REGIONS["output"] - 64,
+        "output_bytes": (1 << 32) - REGIONS["output"],
+    },
+    "largest region": {
+        "base": Base.OUTPUT,
+        "output": 0,
+        "dram_offset": (1 << 32) - 128,
+        "output_bytes": (1 << 32) - BEAT,
+        "dram_stride": 64 - BEAT,
     },
 }
 
@@ -92,6 +94,9 @@ LIMITS = {
 def test_legal_corner(change):
     assert verdict({**LEGAL, **change}) is None
 
+
+#: An output region that reaches beyond the address space.
+FAR = {"base": Base.OUTPUT, "output_bytes": (1 << 32) - 1}
 
 FAULTS = {
     "no rows": ({"rows": 0}, ErrorCode.OPCODE, 0),
@@ -104,18 +109,29 @@ FAULTS = {
     "beat behind the memory": ({"address": DEPTH - 7}, ErrorCode.ADDRESS, 1),
     "wrapped around on chip": ({"stride": (1 << 20) - 1}, ErrorCode.ADDRESS, 1),
     "byte behind the image": (
-        {"dram_offset": REGIONS["size"] - 64 + BEAT},
+        {"dram_offset": REGION_BYTES - 64 + BEAT},
         ErrorCode.ADDRESS,
         1,
     ),
+    "byte behind the input": (
+        {"base": Base.INPUT, "dram_offset": REGION_BYTES - 64 + BEAT},
+        ErrorCode.ADDRESS,
+        1,
+    ),
+    "byte behind the output": (
+        {"base": Base.OUTPUT, "dram_offset": REGION_BYTES - 64 + BEAT},
+        ErrorCode.ADDRESS,
+        1,
+    ),
+    "no input": ({"base": Base.INPUT, "input_bytes": 0}, ErrorCode.ADDRESS, 0),
     "wrapped around in the image": ({"dram_stride": 0xFFFFFFE0}, ErrorCode.ADDRESS, 1),
     "wrapped around in DRAM": (
-        {"base": Base.OUTPUT, "dram_offset": (1 << 32) - REGIONS["output"] - 64 + BEAT},
+        {**FAR, "dram_offset": (1 << 32) - REGIONS["output"] - 64 + BEAT},
         ErrorCode.ADDRESS,
         1,
     ),
     "address that wraps": (
-        {"base": Base.OUTPUT, "dram_offset": (1 << 32) - REGIONS["output"]},
+        {**FAR, "dram_offset": (1 << 32) - REGIONS["output"]},
         ErrorCode.ADDRESS,
         0,
     ),
@@ -143,9 +159,11 @@ def verdict(transfer, memories_=LOADABLE, bases=tuple(Base)):
     received = []
     result = []
     following = {**LEGAL, "memory": memories_[0], "base": bases[0]}
+    regions = {name: value for name, value in transfer.items() if name in REGIONS}
+    transfer = {name: value for name, value in transfer.items() if name in LEGAL}
 
     async def main(ctx):
-        set_regions(ctx, dut.regions)
+        set_regions(ctx, dut.regions, **regions)
         await ctx.tick().repeat(30)
         if ctx.get(dut.fault.valid):
             assert ctx.get(dut.fault.newest)

@@ -93,7 +93,8 @@ def test_on_chip_memories_start_with_poison(simulator, memory):
     beats = 128
     store = {"memory": memory, "base": Base.OUTPUT, "rows": 1, "row_beats": beats}
     units = [isa.encode(Opcode.STORE, **store), isa.encode(Opcode.END)]
-    image, size = assemble(GEOMETRY, units), beats * GEOMETRY.bus_bytes
+    size = beats * GEOMETRY.bus_bytes
+    image = assemble(GEOMETRY, units, output_bytes=size)
     seen = [simulator.run(image, NOTHING, size, bus=Bus(seed=seed)).outputs for seed in (1, 1, 2)]
     np.testing.assert_array_equal(seen[0], seen[1])
     assert (seen[0] != seen[2]).mean() > 0.9
@@ -120,7 +121,7 @@ def test_faulty_programs_are_refused_with_code_and_place(simulator, fault):
 
 def test_errors_are_raised_in_one_line(simulator):
     fault = next(fault for fault in faults(GEOMETRY) if fault.name == "opcode 15")
-    text = r"the machine stopped after \d+ cycles: OPCODE: .* at offset 0x40, 0 images done; fetch "
+    text = r"the machine stopped after \d+ cycles: OPCODE: .* at offset 0x60, 0 images done; fetch "
     with pytest.raises(ExecutionError, match=text) as caught:
         simulator.run(fault.image, NOTHING, 64)
     assert "\n" not in str(caught.value)
@@ -159,7 +160,7 @@ def test_a_silent_memory_is_noticed_by_the_watchdog(simulator, channel, unit, st
 def test_a_missing_token_is_noticed_by_the_watchdog(simulator):
     result = simulator.run(blocked(GEOMETRY), NOTHING, 64, watchdog=500, check=False)
     assert result.status.code is ErrorCode.WATCHDOG
-    assert result.status.error_address == 32
+    assert result.status.error_address == isa.HEADER_BYTES
     assert result.status.stall["store"] is Stall.LOAD
     assert result.status.stall["fetch"] is Stall.DRAIN
 
@@ -192,7 +193,8 @@ def test_inputs_that_do_not_fill_the_bus_are_spaced(simulator):
     """One image's inputs end in the middle of a beat; the next begins with a beat of its own."""
     program = copy_program(GEOMETRY, seed=11)
     inputs = program.inputs[:, :-1]
-    result = simulator.run(program.image, inputs, program.outputs.shape[1])
+    result = simulator.run(program.image, inputs, program.outputs.shape[1], check=False)
+    assert result.status.code is ErrorCode.NONE
     assert result.regions.input_stride == program.inputs.shape[1]
     moved = (result.outputs != program.outputs) & program.written
     assert moved.sum(axis=1).max() <= 1
@@ -204,6 +206,18 @@ def test_inputs_that_do_not_fill_the_bus_are_spaced(simulator):
 def test_inputs_of_the_wrong_kind_are_refused(simulator, inputs):
     with pytest.raises(InputError, match=r"inputs must be uint8 of shape \(images, bytes\), not"):
         simulator.run(copy_program(GEOMETRY).image, inputs, 64)
+
+
+@pytest.mark.parametrize(
+    ("region", "columns", "output_bytes"), [("input", 63, 64), ("output", 64, 72)]
+)
+def test_regions_are_those_of_the_image(simulator, tmp_path, region, columns, output_bytes):
+    path = tmp_path / "image.bin"
+    path.write_bytes(assemble(GEOMETRY, [isa.encode(Opcode.END)]))
+    inputs = np.zeros((1, columns), np.uint8)
+    for image in (path, path.read_bytes(), np.fromfile(path, np.uint8)):
+        with pytest.raises(InputError, match=rf"{region} regions of \d+ bytes; the image needs 64"):
+            simulator.run(image, inputs, output_bytes)
 
 
 def test_an_image_that_is_not_there_is_refused(simulator, tmp_path):

@@ -13,9 +13,7 @@ from palquant.sw.emulator import Emulator
 def run():
     builder = random_network(drawer(4))
     image = compile_graph(builder.graph(), PRESETS["tiny"])
-    output = Emulator(image.geometry, image.data).run(
-        image.pack_input(builder.codes), image.output_bytes
-    )
+    output = Emulator(image.geometry, image.data).run(image.pack_input(builder.codes))
     return builder, image, output
 
 

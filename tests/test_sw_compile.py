@@ -40,7 +40,7 @@ GEOMETRIES = {
 
 def emulate(image, codes, seed=0):
     emulator = Emulator(image.geometry, image.data, seed)
-    return emulator.run(image.pack_input(codes), image.output_bytes), emulator
+    return emulator.run(image.pack_input(codes)), emulator
 
 
 @pytest.mark.parametrize("name", GEOMETRIES)
@@ -83,7 +83,7 @@ def residual_pair(groups=2, channels=16, size=6, residual_bits=16):
 
 def test_weights_that_fit_are_loaded_once_before_all_images():
     image = compile_graph(residual_pair().graph(), TINY)
-    header = isa.IMAGE_HEADER.decode(image.data[: isa.UNIT_BYTES])
+    header = isa.IMAGE_HEADER.decode(image.data[: isa.HEADER_BYTES])
     assert header["body_offset"] > header["program_offset"]
     program = Emulator(TINY, image.data).program
     body = [op for offset, op, _ in program if offset >= header["body_offset"]]

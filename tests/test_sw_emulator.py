@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from palquant.errors import ExecutionError
+from palquant.errors import ExecutionError, InputError
 from palquant.hw import isa
 from palquant.hw.config import PRESETS
 from palquant.hw.isa import Base, Memory, Opcode, Source
+from palquant.sim.programs import assemble
 from palquant.sw.emulator import Emulator
-from palquant.sw.header import seal
 
 TINY = PRESETS["tiny"]
 
@@ -21,12 +21,15 @@ COMPUTE = {
 }  # fmt: skip
 
 
-def run(*instructions, output_bytes=64):
-    code = b"".join(isa.encode(opcode, **fields) for opcode, fields in instructions)
-    code += isa.encode(Opcode.END)
-    header = {"geometry": TINY.identity, "program_offset": 32, "body_offset": 32}
-    emulator = Emulator(TINY, seal(header, code))
-    return emulator.run(np.zeros((1, 64), np.uint8), output_bytes)
+def image(*instructions, body=0):
+    """An image for inputs and outputs of 64 bytes; ``body``: index of its first instruction."""
+    units = [isa.encode(opcode, **fields) for opcode, fields in instructions]
+    return assemble(TINY, [*units, isa.encode(Opcode.END)], body=body)
+
+
+def run(*instructions, images=1, body=0):
+    inputs = np.arange(images * 64, dtype=np.uint8).reshape(images, 64)
+    return Emulator(TINY, image(*instructions, body=body)).run(inputs)
 
 
 def test_an_empty_program_writes_nothing():
@@ -34,14 +37,10 @@ def test_an_empty_program_writes_nothing():
 
 
 def test_load_and_store_copy_rows():
-    code = isa.encode(Opcode.LOAD, memory=Memory.RESIDUAL, base=Base.INPUT, rows=2, row_beats=2,
-                      stride=4, dram_stride=16, address=6)  # fmt: skip
-    code += isa.encode(Opcode.STORE, memory=Memory.RESIDUAL, base=Base.OUTPUT, rows=2,
-                       row_beats=2, stride=4, dram_stride=32, address=6, dram_offset=8)  # fmt: skip
-    code += isa.encode(Opcode.END)
-    header = {"geometry": TINY.identity, "program_offset": 32, "body_offset": 32}
-    data = np.arange(64, dtype=np.uint8)[None]
-    output = Emulator(TINY, seal(header, code)).run(data, 64)[0]
+    place = {"memory": Memory.RESIDUAL, "rows": 2, "row_beats": 2, "stride": 4, "address": 6}
+    load = place | {"base": Base.INPUT, "dram_stride": 16}
+    store = place | {"base": Base.OUTPUT, "dram_stride": 32, "dram_offset": 8}
+    output = run((Opcode.LOAD, load), (Opcode.STORE, store))[0]
     assert output[8:24].tolist() == list(range(16))
     assert output[40:56].tolist() == list(range(16, 32))
 
@@ -97,7 +96,7 @@ def test_illegal_instructions_are_refused(opcode, changes, text):
     fields = (COMPUTE if opcode is Opcode.COMPUTE else TRANSFER) | changes
     with pytest.raises(ExecutionError, match=text) as caught:
         run((opcode, fields))
-    assert f"{opcode.name} at offset 0x20 (layer 0)" in str(caught.value)
+    assert f"{opcode.name} at offset 0x40 (layer 0)" in str(caught.value)
 
 
 def test_tokens_left_over_are_refused():
@@ -106,12 +105,69 @@ def test_tokens_left_over_are_refused():
 
 
 def test_an_unknown_opcode_is_refused():
-    header = {"geometry": TINY.identity, "program_offset": 32, "body_offset": 32}
-    with pytest.raises(ExecutionError, match="unknown opcode 9 at offset 0x20"):
-        Emulator(TINY, seal(header, bytes([9]) + bytes(31)))
+    with pytest.raises(ExecutionError, match="unknown opcode 9 at offset 0x40"):
+        Emulator(TINY, assemble(TINY, [bytes([9]) + bytes(31)]))
 
 
 def test_a_program_without_end_is_refused():
-    header = {"geometry": TINY.identity, "program_offset": 32, "body_offset": 32}
     with pytest.raises(ExecutionError, match="program ends inside an instruction"):
-        Emulator(TINY, seal(header, isa.encode(Opcode.BARRIER)))
+        Emulator(TINY, assemble(TINY, [isa.encode(Opcode.BARRIER)]))
+
+
+LOAD = {"memory": Memory.RESIDUAL, "base": Base.INPUT, "rows": 1, "row_beats": 1}
+STORE = {"memory": Memory.RESIDUAL, "base": Base.OUTPUT, "rows": 1, "row_beats": 1}
+
+
+def test_further_images_run_the_body():
+    """What only the first image loads stays for all of them, be it a constant or not."""
+    first = run((Opcode.LOAD, LOAD), (Opcode.STORE, STORE), images=3, body=1)[:, :8]
+    assert first.tolist() == [list(range(8))] * 3
+    own = run((Opcode.LOAD, LOAD), (Opcode.STORE, STORE), images=3)[:, :8]
+    assert own.tolist() == [list(range(at, at + 8)) for at in (0, 64, 128)]
+
+
+@pytest.mark.parametrize("barrier", [(), ((Opcode.BARRIER, {}),)])
+def test_constants_are_loaded_once(barrier):
+    constant = LOAD | {"base": Base.IMAGE, "dram_offset": isa.HEADER_BYTES}
+    program = [(Opcode.LOAD, constant), *barrier, (Opcode.STORE, STORE)]
+    data = image(*program, body=1 + len(barrier))
+    emulator = Emulator(TINY, data)
+    outputs = emulator.run(np.zeros((3, 64), np.uint8))
+    start = data[isa.HEADER_BYTES : isa.HEADER_BYTES + 8]
+    assert [row[:8].tobytes() for row in outputs] == [start] * 3
+    counts = emulator.statistics
+    assert (counts.beats_read, counts.beats_written) == (1, 3)
+    assert counts.instructions["LOAD"] == 1
+    assert counts.instructions["STORE"] == counts.instructions["END"] == 3
+
+
+def test_weights_may_come_with_each_image():
+    """Weights out of the input differ from image to image: no batch has one copy of them."""
+    weights = LOAD | {"memory": Memory.WEIGHT, "row_beats": 2, "signal_compute": 1}
+    ones = np.zeros((2, 64), np.uint8)
+    ones[1] = 0x55
+    compute = COMPUTE | {
+        "weight_address": 0, "residual_out": 1, "wait_load": 1, "signal_store": 1, "affine": 1,
+    }  # fmt: skip
+    store = STORE | {"row_beats": 2, "wait_compute": 1}
+    program = image((Opcode.LOAD, weights), (Opcode.COMPUTE, compute), (Opcode.STORE, store))
+    together = Emulator(TINY, program).run(ones)
+    alone = [Emulator(TINY, program).run(ones[:1])[0], Emulator(TINY, program).run(ones[1:])[0]]
+    assert np.array_equal(together[:, :16], np.array(alone)[:, :16])
+    assert not np.array_equal(together[0, :16], together[1, :16])
+
+
+def test_a_token_from_before_the_body_is_missed_by_further_images():
+    program = [(Opcode.LOAD, LOAD | {"signal_store": 1}), (Opcode.STORE, STORE | {"wait_load": 1})]
+    run(*program, images=1, body=1)
+    with pytest.raises(ExecutionError, match="waits for a token that load has not given"):
+        run(*program, images=2, body=1)
+
+
+@pytest.mark.parametrize(
+    "inputs", [np.zeros((1, 63), np.uint8), np.zeros(64, np.uint8), np.zeros((1, 64), np.int8)]
+)
+def test_inputs_of_another_size_are_refused(inputs):
+    text = r"inputs must be uint8 of shape \(images, 64\), not u?int8 of shape"
+    with pytest.raises(InputError, match=text):
+        Emulator(TINY, image()).run(inputs)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from networks import Builder, drawer
 
-from palquant.errors import GeometryError, ImageError
+from palquant.errors import GeometryError, ImageError, OutputError
 from palquant.hw import isa
 from palquant.hw.config import PRESETS
 from palquant.sw.compile import compile_graph
 from palquant.sw.emulator import Emulator
-from palquant.sw.header import check_image
+from palquant.sw.header import check_image, seal
 from palquant.sw.image import _checksums, load_image, save_image
 from palquant.sw.model import save_model
 
@@ -48,7 +48,7 @@ def test_round_trip(builder, image, folder):
     assert again.data == image.data
     assert again.geometry == TINY
     assert again.layers == image.layers
-    output = Emulator(TINY, again.data).run(again.pack_input(builder.codes), again.output_bytes)
+    output = Emulator(TINY, again.data).run(again.pack_input(builder.codes))
     for name in image.tensors:
         assert np.array_equal(again.unpack(output, name), builder.values[name])
     logits = builder.values["logits"][:, :, 0, 0] * builder.nodes[-1].scale
@@ -75,21 +75,21 @@ def test_an_image_is_replaced_as_a_whole(image, folder):
 
 def test_a_folder_with_other_files_is_left_alone(image, tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(ImageError, match="holds other files"):
+    with pytest.raises(OutputError, match="holds other files"):
         save_image(image, tmp_path)
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
 def test_a_file_beside_an_image_is_not_lost(image, folder):
     (folder / "notes.txt").write_text("precious")
-    with pytest.raises(ImageError, match="holds other files"):
+    with pytest.raises(OutputError, match="holds other files"):
         save_image(image, folder)
     assert (folder / "notes.txt").read_text() == "precious"
 
 
 def test_a_file_in_the_way_is_refused(image, tmp_path):
     (tmp_path / "image").write_text("x")
-    with pytest.raises(ImageError, match="exists and is no directory"):
+    with pytest.raises(OutputError, match="exists and is no directory"):
         save_image(image, tmp_path / "image")
 
 
@@ -97,8 +97,8 @@ def test_a_full_disk_leaves_nothing_behind(image, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.write_text", full)
-    with pytest.raises(ImageError, match="cannot write: No space left on device"):
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(OutputError, match="cannot write: No space left on device"):
         save_image(image, tmp_path / "image")
     assert os.listdir(tmp_path) == []
 
@@ -114,10 +114,10 @@ def test_every_damaged_byte_is_noticed(image, folder, position):
 
 def test_a_truncated_image_says_so(image, folder):
     (folder / "image.bin").write_bytes(image.data[:-7])
-    with pytest.raises(ImageError, match=r"size is 0x[0-9a-f]+, expected"):
+    with pytest.raises(ImageError, match=r"image_bytes is 0x[0-9a-f]+, expected"):
         load_image(folder)
     (folder / "image.bin").write_bytes(image.data[:10])
-    with pytest.raises(ImageError, match="10 bytes, less than a header of 32"):
+    with pytest.raises(ImageError, match="10 bytes, less than a header of 64"):
         load_image(folder)
 
 
@@ -131,10 +131,22 @@ def test_another_geometry_is_refused(image):
 
 @pytest.mark.parametrize("field", ["magic", "version"])
 def test_the_emulator_checks_the_header(image, field):
-    header = isa.IMAGE_HEADER.decode(image.data[:32])
-    data = isa.IMAGE_HEADER.encode(header | {field: 7}) + image.data[32:]
+    header = isa.IMAGE_HEADER.decode(image.data[: isa.HEADER_BYTES])
+    data = isa.IMAGE_HEADER.encode(header | {field: 7}) + image.data[isa.HEADER_BYTES :]
     with pytest.raises(ImageError, match=f"image: {field} is 0x7, expected"):
         Emulator(TINY, data)
+
+
+@pytest.mark.parametrize("region", ["input", "output"])
+def test_header_and_manifest_agree_on_the_regions(image, tmp_path, region):
+    header = isa.IMAGE_HEADER.decode(image.data[: isa.HEADER_BYTES])
+    header[f"{region}_bytes"] += 8
+    other = dataclasses.replace(image, data=seal(header, image.data[isa.HEADER_BYTES :]))
+    save_image(other, tmp_path / "other")
+    with pytest.raises(
+        ImageError, match=rf"{region} region of \d+ bytes, image\.bin's header says"
+    ):
+        load_image(tmp_path / "other")
 
 
 def test_another_networks_image_is_refused(folder, tmp_path):

@@ -1,10 +1,13 @@
 """Random TRANSFERs, and a pure reference of the rows that they touch."""
 
-from palquant.hw.transfer import memory_beats
+from palquant.hw.isa import memory_beats
 
 #: Where the regions lie in the tests' memory.
-REGIONS = {"image": 0x0000, "input": 0x4000, "output": 0x8000, "size": 0x4000}
 REGION_NAMES = ("image", "input", "output")
+REGION_BYTES = 0x4000
+REGIONS = {name: index * REGION_BYTES for index, name in enumerate(REGION_NAMES)} | {
+    f"{name}_bytes": REGION_BYTES for name in REGION_NAMES
+}
 DRAM_BYTES = 0xC000
 
 
@@ -30,7 +33,7 @@ def random_transfer(rng, geometry, memories, bases, *, max_rows=4, max_beats=40)
     stride = rng.randint(beats, beats + 5)
     dram_stride = rng.randint(beats, beats + 9)
     span = (count - 1) * dram_stride + beats
-    free = REGIONS["size"] // geometry.bus_bytes - span
+    free = REGION_BYTES // geometry.bus_bytes - span
     return {
         "memory": memory,
         "base": rng.choice(bases),
@@ -43,7 +46,7 @@ def random_transfer(rng, geometry, memories, bases, *, max_rows=4, max_beats=40)
     }
 
 
-def set_regions(ctx, regions):
-    """Drive a Regions interface with REGIONS."""
-    for name, value in REGIONS.items():
+def set_regions(ctx, regions, **changes):
+    """Drive a Regions interface with REGIONS, or with what differs from them."""
+    for name, value in (REGIONS | changes).items():
         ctx.set(getattr(regions, name), value)
