@@ -18,6 +18,11 @@ DIGIT_BITS = 2
 PARAMETER_ROWS = 32
 #: Width of one parameter per lane, as stored in memory.
 PARAMETER_BITS = 32
+#: COMPUTEs in the compute engine's pipeline at most: one that issues words, and one before it whose
+#: last results are being written. Whoever takes a third breaks what two rest on: the gateware,
+#: whose post-processor keeps two banks of settings (``hw.sequencer`` takes no third), and the
+#: compiler, which lets a COMPUTE drain for the one before it only (``sw.schedule``, ``sw.races``).
+COMPUTES_UNDER_WAY = 2
 
 
 def _is_power_of_two(value: int) -> bool:
