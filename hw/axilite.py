@@ -42,15 +42,22 @@ class RegisterFile(wiring.Component):
     An access to an address without a register, and a write to a register that has nothing to
     write, is answered with SLVERR and does nothing. Byte strobes are honoured.
 
+    Every output of the bus is a register, or a function of registers alone. Address and data of a
+    write may come in any order: each waits for the other in a register of its own. A write is done
+    one cycle after the later of the two was taken, if the response before it is gone by then; its
+    response is there in the cycle after. So there can be a write every second cycle, and a read
+    every second cycle.
+
     Parameters:
         registers: The map.
 
     Members:
         bus: ``In(Lite(12))``.
         Each read-only field: ``In``, sampled when the read address is taken.
-        Each read-write field: ``Out``, from the cycle after the write was taken.
-        Each write-only field: ``Out``, the bits written for one cycle, the one after the write
-            was taken; 0 otherwise.
+        Each read-write field: ``Out``, from the cycle after the write was done, in which its
+            response is there.
+        Each write-only field: ``Out``, the bits written, in the cycle in which the write is done;
+            0 otherwise.
         Each write-one-to-clear field: ``Out``, and ``In`` with ``_set`` at the end of its name,
             whose bits set the field's bits. Set wins over clear.
     """
@@ -70,23 +77,36 @@ class RegisterFile(wiring.Component):
         bus = self.bus
         self._read(m)
 
-        # A write is taken when address and data are there and the last response is gone.
+        address = Signal.like(bus.awaddr)
+        data = Signal.like(bus.wdata)
+        strobe = Signal.like(bus.wstrb)
+        has_address = Signal()
+        has_data = Signal()
         write = Signal()
         m.d.comb += [
-            write.eq(bus.awvalid & bus.wvalid & (~bus.bvalid | bus.bready)),
-            bus.awready.eq(write),
-            bus.wready.eq(write),
+            bus.awready.eq(~has_address),
+            bus.wready.eq(~has_data),
+            write.eq(has_address & has_data & ~bus.bvalid),
         ]
+        with m.If(bus.awvalid & bus.awready):
+            m.d.sync += [has_address.eq(1), address.eq(bus.awaddr)]
+        with m.If(bus.wvalid & bus.wready):
+            m.d.sync += [has_data.eq(1), data.eq(bus.wdata), strobe.eq(bus.wstrb)]
         with m.If(bus.bready):
             m.d.sync += bus.bvalid.eq(0)
         with m.If(write):
-            m.d.sync += [bus.bvalid.eq(1), bus.bresp.eq(_SLVERR)]
-        mask = Cat(strobe.replicate(8) for strobe in bus.wstrb)
-        ones = bus.wdata & mask
+            m.d.sync += [
+                has_address.eq(0),
+                has_data.eq(0),
+                bus.bvalid.eq(1),
+                bus.bresp.eq(_SLVERR),
+            ]
+        mask = Cat(bit.replicate(8) for bit in strobe)
+        ones = data & mask
 
         for register in self._registers.values():
             hit = Signal(name=f"write_{register.name.lower()}")
-            m.d.comb += hit.eq(write & (bus.awaddr[2:] == register.offset >> 2))
+            m.d.comb += hit.eq(write & (address[2:] == register.offset >> 2))
             for field, shift in register.fields.values():
                 name = field_name(register, field)
                 signal = getattr(self, name)
@@ -98,7 +118,7 @@ class RegisterFile(wiring.Component):
                         with m.If(hit):
                             m.d.sync += signal.eq((signal & ~mask[bits]) | ones[bits])
                     case Access.WRITE_ONLY:
-                        m.d.sync += signal.eq(ones[bits] & hit.replicate(field.bits))
+                        m.d.comb += signal.eq(ones[bits] & hit.replicate(field.bits))
                     case Access.WRITE_ONE_TO_CLEAR:
                         kept = signal & ~(ones[bits] & hit.replicate(field.bits))
                         m.d.sync += signal.eq(kept | getattr(self, f"{name}_set"))
@@ -108,7 +128,7 @@ class RegisterFile(wiring.Component):
 
     def _read(self, m: Module) -> None:
         bus = self.bus
-        m.d.comb += bus.arready.eq(~bus.rvalid | bus.rready)
+        m.d.comb += bus.arready.eq(~bus.rvalid)
         with m.If(bus.rready):
             m.d.sync += bus.rvalid.eq(0)
         with m.If(bus.arvalid & bus.arready):

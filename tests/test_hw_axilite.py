@@ -3,6 +3,10 @@
 import random
 
 import pytest
+from amaranth import Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+from combinational import combinational_paths
 from lite_host import LiteHost
 from simulation import simulate
 
@@ -150,3 +154,115 @@ def test_any_map_will_do():
         assert await host.read(ctx, 0) == (table["MIX"].encode(a=5, b=30, c=0), OKAY)
 
     simulate(dut, main)
+
+
+class _Feedthrough(wiring.Component):
+    """One input that a register keeps from the outputs, and one that nothing does."""
+
+    cut: In(1)
+    open: In(2)
+    registered: Out(1)
+    combinational: Out(2)
+
+    def elaborate(self, platform):
+        m = Module()
+        m.d.sync += self.registered.eq(self.cut)
+        m.d.comb += self.combinational.eq((self.open & 1) + self.registered)
+        return m
+
+
+def test_paths_are_found_where_there_are_some():
+    assert combinational_paths(_Feedthrough()) == {("open", "combinational")}
+
+
+def test_no_input_of_the_bus_reaches_an_output_within_a_cycle():
+    assert not combinational_paths(RegisterFile(REGISTERS))
+
+
+async def _pipelined(ctx, bus, writes, stalls, rng):
+    """Address and data channels that do not wait for each other, nor for responses.
+
+    Returns:
+        The responses, and the cycle of the last one.
+    """
+    waiting = {"aw": list(writes), "w": list(writes)}
+    responses, cycle = [], 0
+    while len(responses) < len(writes):
+        for channel, left in waiting.items():
+            valid = getattr(bus, channel + "valid")
+            if left and not ctx.get(valid) and rng.random() >= stalls[channel]:
+                address, value, strobe = left[0]
+                if channel == "aw":
+                    ctx.set(bus.awaddr, address)
+                else:
+                    ctx.set(bus.wdata, value)
+                    ctx.set(bus.wstrb, strobe)
+                ctx.set(valid, 1)
+        ctx.set(bus.bready, rng.random() >= stalls["b"])
+        _, _, address, data, response, code = await ctx.tick().sample(
+            bus.awvalid & bus.awready, bus.wvalid & bus.wready, bus.bvalid & bus.bready, bus.bresp
+        )
+        cycle += 1
+        for channel, gone in (("aw", address), ("w", data)):
+            if gone:
+                waiting[channel].pop(0)
+                ctx.set(getattr(bus, channel + "valid"), 0)
+        if response:
+            responses.append(code)
+        assert cycle < 100 * len(writes)
+    return responses, cycle
+
+
+@pytest.mark.parametrize(
+    "stalls",
+    [
+        {"aw": 0.0, "w": 0.0, "b": 0.0},
+        {"aw": 0.0, "w": 0.9, "b": 0.0},
+        {"aw": 0.9, "w": 0.0, "b": 0.0},
+        {"aw": 0.5, "w": 0.5, "b": 0.5},
+        {"aw": 0.0, "w": 0.0, "b": 0.9},
+    ],
+    ids=["both at once", "address first", "data first", "any order", "slow response"],
+)
+def test_address_and_data_come_in_any_order_and_back_to_back(stalls):
+    dut = RegisterFile(REGISTERS)
+    host = LiteHost(dut.bus)
+    rng = random.Random(3)
+    registers = sorted({register.name for register, _ in fields(Access.READ_WRITE)})
+    writes, content = [], {name: REGISTERS[name].reset for name in registers}
+    for _ in range(80):
+        name, value = rng.choice([*registers, None]), rng.getrandbits(32)
+        writes.append((REGISTERS[name].offset if name else 0x800, value, 0b1111))
+        if name:
+            register = REGISTERS[name]
+            content[name] = value & sum(register.mask(field) for field in register.fields)
+
+    async def main(ctx):
+        responses, cycles = await _pipelined(ctx, dut.bus, writes, stalls, rng)
+        assert responses == [SLVERR if address == 0x800 else OKAY for address, _, _ in writes]
+        if not any(stalls.values()):
+            assert cycles <= 2 * len(writes) + 2
+        await ctx.tick().repeat(5)
+        assert not ctx.get(dut.bus.bvalid)
+        for name in registers:
+            assert await host.read(ctx, REGISTERS[name].offset) == (content[name], OKAY)
+
+    simulate(dut, main)
+
+
+def test_a_read_every_second_cycle():
+    dut = RegisterFile(REGISTERS)
+    bus, register = dut.bus, REGISTERS["IMAGE_COUNT"]
+    values = []
+
+    async def main(ctx):
+        ctx.set(bus.araddr, register.offset)
+        ctx.set(bus.arvalid, 1)
+        ctx.set(bus.rready, 1)
+        for _ in range(20):
+            _, _, valid, value = await ctx.tick().sample(bus.rvalid, bus.rdata)
+            if valid:
+                values.append(value)
+
+    simulate(dut, main)
+    assert values == [register.reset] * 10

@@ -4,12 +4,13 @@ import dataclasses
 from collections import Counter
 
 import pytest
+from combinational import combinational_paths
 from machine import INPUT, OUTPUT, Machine, Tiles
 
 from palquant.hw import isa
 from palquant.hw.config import geometry
 from palquant.hw.registers import WATCHDOG_RESET, Activity, Stall
-from palquant.hw.top import TRACE_IDLE
+from palquant.hw.top import TRACE_IDLE, Accelerator
 
 TINY = geometry("tiny")
 GEOMETRIES = {
@@ -81,6 +82,11 @@ def test_runs_follow_one_another_and_settings_are_taken_at_the_doorbell():
 
     machine.run(main)
     assert len(machine.double.layers) == 2 * len(tiles.tiles)
+
+
+@pytest.mark.parametrize("g", [TINY, GEOMETRIES["small"]], ids=["tiny", "small"])
+def test_no_input_reaches_an_output_within_a_cycle(g):
+    assert not combinational_paths(Accelerator(g))
 
 
 @pytest.mark.parametrize("g", GEOMETRIES.values(), ids=GEOMETRIES)
