@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,33 +13,25 @@ import torch
 from torch import Tensor, nn
 
 from palquant.errors import ModelError
+from palquant.files import write_bytes
 
 FORMAT = "palquant-checkpoint"
 VERSION = 1
 
 
 def save_checkpoint(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write a checkpoint beside ``path`` and rename it, so that an interruption leaves the old one.
+    """Write a checkpoint, whole or not at all: an interruption leaves the old one.
 
     Parameters:
         content: Nested dictionaries, lists, tensors and plain values.
         path: File to write.
 
     Raises:
-        ModelError: The file cannot be written.
+        OutputError: The file cannot be written.
     """
-    target = Path(path)
-    aside = None
-    try:
-        handle, aside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        with os.fdopen(handle, "wb") as stream:
-            torch.save({"format": FORMAT, "version": VERSION, **content}, stream)
-        os.replace(aside, target)
-    except OSError as error:
-        raise ModelError(f"{target}: cannot write: {error.strerror or error}") from error
-    finally:
-        if aside is not None:
-            Path(aside).unlink(missing_ok=True)
+    stream = io.BytesIO()
+    torch.save({"format": FORMAT, "version": VERSION, **content}, stream)
+    write_bytes(path, stream.getbuffer())
 
 
 def load_checkpoint(path: str | os.PathLike[str], *entries: str) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from torch.optim import SGD, Adam, Optimizer
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from palquant.errors import ConfigurationError, ModelError
+from palquant.files import make_folder, write_text
 from palquant.golden.checkpoint import load_checkpoint, load_state, save_checkpoint
 from palquant.golden.config import TrainConfig
 from palquant.golden.convolution import ParallelConvolution
@@ -77,13 +77,11 @@ def train(
         progress: Whether to draw a progress bar on standard error.
 
     Raises:
-        ModelError: The folder is not writable, or its checkpoint does not fit.
+        OutputError: The folder is not writable.
+        ModelError: Its checkpoint does not fit.
         MismatchError: The exported graph differs from the network in any integer.
     """
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ModelError(f"{output}: cannot make this folder: {error.strerror}") from error
+    make_folder(output)
     split = load_digits_split(config.split_seed)
     with _threads(config.threads):
         run = _Run(config, split, output / CHECKPOINT_FILE)
@@ -253,12 +251,7 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
 
 def _write_metrics(history: list[dict[str, float]], path: Path) -> None:
     """All epochs so far, one JSON object a line; replaced as a whole."""
-    aside = path.with_name(f".{path.name}")
-    try:
-        aside.write_text("".join(json.dumps(entry) + "\n" for entry in history))
-        os.replace(aside, path)
-    except OSError as error:
-        raise ModelError(f"{path}: cannot write: {error.strerror}") from error
+    write_text(path, "".join(json.dumps(entry) + "\n" for entry in history))
 
 
 @contextmanager

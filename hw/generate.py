@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
-from palquant.errors import ToolError
+from palquant.files import write_text, write_together
 from palquant.hw.config import Geometry
 from palquant.hw.describe import c_header, geometry_json, instructions_json, registers_json
 from palquant.hw.top import Accelerator
@@ -34,13 +33,13 @@ def generate(geometry: Geometry, directory: str | os.PathLike[str]) -> list[Path
     - ``instructions.json``: instruction set and image header
     - ``geometry.json``: sizes
 
-    Each file is complete whenever it exists under its name: it is written aside and renamed.
+    Each file is complete whenever it exists under its name.
 
     Returns:
         The files' paths.
 
     Raises:
-        ToolError: The directory or a file in it cannot be written.
+        OutputError: The directory or a file in it cannot be written.
     """
     texts = {
         f"{MODULE}.v": verilog(geometry),
@@ -49,23 +48,7 @@ def generate(geometry: Geometry, directory: str | os.PathLike[str]) -> list[Path
         "instructions.json": instructions_json(),
         "geometry.json": geometry_json(geometry),
     }
-    target = Path(directory)
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        return [_write(target / name, text) for name, text in texts.items()]
-    except OSError as error:
-        raise ToolError(f"cannot write to {target}: {error.strerror}") from error
-
-
-def _write(path: Path, text: str) -> Path:
-    """Write a file under another name, then give it its own."""
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        os.chmod(aside, 0o644)
-        os.replace(aside, path)
-    except BaseException:
-        os.unlink(aside)
-        raise
-    return path
+    with write_together(directory) as aside:
+        for name, text in texts.items():
+            write_text(aside / name, text)
+    return [Path(directory, name) for name in texts]

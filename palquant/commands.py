@@ -16,8 +16,8 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from palquant.errors import InputError, MismatchError, PalquantError
-from palquant.files import OutputError, write_json, write_together
+from palquant.errors import InputError, MismatchError, OutputError, PalquantError
+from palquant.files import write_json, write_together
 from palquant.hw.config import geometry
 from palquant.sw.image import MemoryImage, load_image
 from palquant.tables import table
@@ -218,7 +218,7 @@ def generate(options: Namespace) -> Report:
     if options.format and image is None:
         raise InputError("--format needs --image: there is no memory image to write")
 
-    def write(aside: Path) -> None:
+    with write_together(options.output) as aside:
         generate_files(machine, aside)
         if image is not None:
             for name in FILES:
@@ -226,8 +226,7 @@ def generate(options: Namespace) -> Report:
             for name in options.format:
                 text = FORMATS[name](image.data, image.geometry.bus_bytes)
                 (aside / f"image.{name}").write_text(text)
-
-    files = [str(path) for path in write_together(options.output, write)]
+        files = [str(options.output / name) for name in sorted(os.listdir(aside))]
     print("\n".join(files))
     return {"geometry": machine.name, "files": files}
 

@@ -53,6 +53,10 @@ class InputError(PalquantError, ValueError):
     """Network input of the wrong shape, type or range."""
 
 
+class OutputError(PalquantError, OSError):
+    """A file or folder that cannot be written: a full disk, a missing right, a wrong kind."""
+
+
 class ToolError(PalquantError, RuntimeError):
     """A tool that is needed is missing or failed."""
 

@@ -12,12 +12,12 @@ import fcntl
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from palquant.errors import ToolError
+from palquant.files import replace_folder
 from palquant.sim import process
 from palquant.sim.netlist import randomize_power_on, register_reset
 from palquant.sim.toolchain import Toolchain, find_toolchain, require_wave_headers
@@ -142,8 +142,7 @@ def make(recipe: Recipe, cache: Path | None = None) -> Path:
 
 
 def _build(recipe: Recipe, toolchain: Toolchain, target: Path) -> None:
-    aside = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
-    try:
+    with replace_folder(target) as aside:
         for name, contents in recipe.files.items():
             (aside / name).write_bytes(contents)
         line = process.ProgressLine(f"building {recipe.label}")
@@ -182,24 +181,17 @@ def _build(recipe: Recipe, toolchain: Toolchain, target: Path) -> None:
         for item in aside.iterdir():
             if item.suffix in (".o", ".a", ".gch", ".d") or item.name.startswith("."):
                 item.unlink()
-        shutil.rmtree(target, ignore_errors=True)
-        aside.rename(target)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _keep_runtime(recipe: Recipe, build: Path, runtime: Path) -> None:
     """Store objects that other machines' builds need as well: most of a small build's time."""
-    if runtime.is_dir():
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f"{runtime.name}.", dir=runtime.parent))
-    shared = [build / Path(name).with_suffix(".o") for name in recipe.shared]
-    for item in (*build.glob("verilated*.o"), *shared):
-        shutil.copyfile(item, aside / item.name)
-    try:
-        aside.rename(runtime)
-    except OSError:  # another build was faster
-        shutil.rmtree(aside, ignore_errors=True)
+    with _locked(runtime.with_name(f"{runtime.name}.lock")):
+        if runtime.is_dir():
+            return
+        with replace_folder(runtime) as aside:
+            shared = [build / Path(name).with_suffix(".o") for name in recipe.shared]
+            for item in (*build.glob("verilated*.o"), *shared):
+                shutil.copyfile(item, aside / item.name)
 
 
 def driver_recipe(verilog: str, *, label: str, waves: bool = False) -> Recipe:

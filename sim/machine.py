@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 from pathlib import Path
 
 from palquant import hw
-from palquant.errors import ToolError
+from palquant.files import write_text
 from palquant.hw.config import Geometry
 from palquant.hw.generate import verilog
 from palquant.sim.build import build_driver, cache_folder, digest
@@ -20,23 +19,16 @@ def machine_verilog(geometry: Geometry) -> str:
     text is kept as well, by a hash of the gateware's sources.
 
     Raises:
-        ToolError: The cache folder cannot be written.
+        OutputError: The cache folder cannot be written.
     """
     parts = [importlib.metadata.version("amaranth").encode(), repr(geometry).encode()]
     for path in sorted(Path(hw.__file__).parent.glob("*.py")):
         parts += [path.name.encode(), path.read_bytes()]
-    cache = cache_folder()
-    path = cache / f"{digest(parts)}.v"
+    path = cache_folder() / f"{digest(parts)}.v"
     if path.is_file():
         return path.read_text()
     text = verilog(geometry)
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f"{path.name}.{os.getpid()}")
-        aside.write_text(text)
-        aside.rename(path)
-    except OSError as error:
-        raise ToolError(f"cannot write to {cache}: {error}") from error
+    write_text(path, text)
     return text
 
 

@@ -8,9 +8,9 @@ It is read with ``allow_pickle=False``.
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
-import tempfile
 import zipfile
 import zlib
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from palquant.errors import GraphError, ModelError
+from palquant.files import write_bytes
 from palquant.sw.graph import OPERATIONS, Graph, Node, Normalization, Shape
 
 FORMAT = "palquant-model"
@@ -28,10 +29,10 @@ _NESTED: dict[str, type] = {"shape": Shape, "normalization": Normalization}
 
 
 def save_model(graph: Graph, path: str | os.PathLike[str]) -> None:
-    """Write ``graph`` to ``path``: beside it first, then renamed, so that no half file remains.
+    """Write ``graph`` to ``path``, whole or not at all.
 
     Raises:
-        ModelError: The file cannot be written.
+        OutputError: The file cannot be written.
     """
     arrays: dict[str, np.ndarray] = {}
     nodes = []
@@ -48,20 +49,9 @@ def save_model(graph: Graph, path: str | os.PathLike[str]) -> None:
         nodes.append(entry)
     document = {"format": FORMAT, "version": VERSION, "nodes": nodes, "metadata": graph.metadata}
     arrays["graph"] = np.frombuffer(json.dumps(document).encode(), np.uint8)
-    target = Path(path)
-    try:
-        handle, aside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    except OSError as error:
-        raise ModelError(f"{target}: cannot write here: {error.strerror}") from error
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.savez_compressed(stream, allow_pickle=False, **arrays)
-        os.chmod(aside, 0o644)
-        os.replace(aside, target)
-    except OSError as error:
-        raise ModelError(f"{target}: cannot write: {error.strerror}") from error
-    finally:
-        Path(aside).unlink(missing_ok=True)
+    stream = io.BytesIO()
+    np.savez_compressed(stream, allow_pickle=False, **arrays)
+    write_bytes(path, stream.getbuffer())
 
 
 def load_model(path: str | os.PathLike[str]) -> Graph:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from palquant.errors import ModelError
+from palquant.errors import ModelError, OutputError
 from palquant.golden.checkpoint import load_checkpoint, load_state, save_checkpoint
 
 
@@ -37,15 +37,16 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(ModelError, match=r"run\.pt: cannot write: No space left on device$"):
+    with pytest.raises(OutputError, match=r"run\.pt: cannot write: No space left on device$"):
         save_checkpoint({"epoch": 2}, path)
     assert load_checkpoint(path, "epoch") == {"epoch": 1}
     assert os.listdir(tmp_path) == ["run.pt"]
 
 
-def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(ModelError, match=r"none/run\.pt: cannot write: No such file or directory$"):
-        save_checkpoint({}, tmp_path / "none" / "run.pt")
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"below/run\.pt: cannot write: Not a directory$"):
+        save_checkpoint({}, tmp_path / "file" / "below" / "run.pt")
 
 
 def one_line(error):

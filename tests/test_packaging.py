@@ -18,22 +18,24 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FOLDERS = PROJECT["tool"]["setuptools"]["package-dir"]
 
+#: What all may import; these import nothing of the project but each other.
+COMMON = ("palquant.errors", "palquant.files")
 #: Package -> modules and packages of other packages that it may import. The command may all.
 DIRECTIONS = {
-    "palquant.hw": {"palquant.errors"},
+    "palquant.hw": {*COMMON},
     "palquant.sw": {
-        "palquant.errors",
+        *COMMON,
         "palquant.hw.config",
         "palquant.hw.isa",
         "palquant.hw.registers",
     },
     "palquant.golden": {
-        "palquant.errors",
+        *COMMON,
         "palquant.sw.graph",
         "palquant.sw.model",
         "palquant.sw.normalize",
     },
-    "palquant.sim": {"palquant.errors", "palquant.hw", "palquant.sw", "palquant.golden.reference"},
+    "palquant.sim": {*COMMON, "palquant.hw", "palquant.sw", "palquant.golden.reference"},
 }
 
 
@@ -139,6 +141,11 @@ def test_imports_point_downwards(package):
     assert not wrong
 
 
+def test_what_all_may_import_depends_on_nothing():
+    for name in COMMON:
+        assert {other for other in imports(MODULES[name]) if within(other, "palquant")} <= {*COMMON}
+
+
 def test_only_golden_imports_torch():
     users = {package_of(name) for name, path in MODULES.items()
              if any(within(other, "torch") for other in imports(path))}  # fmt: skip
@@ -148,7 +155,7 @@ def test_only_golden_imports_torch():
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [
-        ("import palquant, palquant.errors", ["numpy", "torch", "amaranth"]),
+        ("import palquant, palquant.errors, palquant.files", ["numpy", "torch", "amaranth"]),
         ("import palquant.hw.config, palquant.hw.isa, palquant.hw.registers",
          ["numpy", "torch", "amaranth"]),
         ("import palquant.sw.compile, palquant.sw.emulator", ["torch", "amaranth"]),

@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from palquant.errors import ModelError
+from palquant.errors import ModelError, OutputError
 from palquant.sw.graph import (
     Add,
     Affine,
@@ -119,15 +119,16 @@ def test_a_failed_write_leaves_the_old_file(saved, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(ModelError, match=r"model\.npz: cannot write: No space left on device$"):
+    with pytest.raises(OutputError, match=r"model\.npz: cannot write: No space left on device$"):
         save_model(sample(), saved)
     assert saved.read_bytes() == before
     assert os.listdir(saved.parent) == ["model.npz"]
 
 
-def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(ModelError, match=r"cannot write here: No such file or directory$"):
-        save_model(sample(), tmp_path / "none" / "model.npz")
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"model\.npz: cannot write: Not a directory$"):
+        save_model(sample(), tmp_path / "file" / "below" / "model.npz")
 
 
 def refused(path, message):
