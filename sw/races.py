@@ -103,7 +103,8 @@ def known_complete(program: Sequence[Placed], body: int = 0) -> list[Clock]:
         A clock for each instruction, in the order (load, compute, store).
 
     Raises:
-        InstructionError: A wait for a token that no earlier instruction gave, or tokens left over.
+        InstructionError: A wait for a token that no earlier instruction gave, a token from an
+            engine to itself, or tokens left over.
     """
     begun = [0, 0, 0]
     known = [[0, 0, 0] for _ in _ENGINES]
@@ -119,6 +120,8 @@ def known_complete(program: Sequence[Placed], body: int = 0) -> list[Clock]:
             clocks.append((begun[0], begun[1], begun[2]))
             continue
         engine = _ENGINES.index(item.opcode)
+        if item.fields[f"wait_{_NAMES[engine]}"] or item.fields[f"signal_{_NAMES[engine]}"]:
+            raise InstructionError(f"{item} exchanges a token with its own engine")
         clock = known[engine]
         if engine == _COMPUTE:
             under_way = 0 if item.fields["drain"] else COMPUTES_UNDER_WAY - 1

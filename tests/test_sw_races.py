@@ -297,6 +297,14 @@ def test_a_token_that_was_not_given_is_refused():
         check(placed(waiting, giving))
 
 
+@pytest.mark.parametrize("field", ["wait_store", "signal_store"])
+def test_a_token_for_its_own_engine_is_refused(field):
+    item = store(0)
+    item.fields[field] = 1
+    with pytest.raises(InstructionError, match=r"STORE at offset .* with its own engine"):
+        check(placed(item))
+
+
 def test_a_compute_that_overwrites_what_it_reads_is_refused():
     item = compute(0, activation=7)
     item.fields |= {"code1_to_activation": 1, "code1_activation_address": 7}

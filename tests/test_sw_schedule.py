@@ -1,9 +1,6 @@
-import pytest
-from instructions import TINY, compute, load, store
+from instructions import compute, load, store
 
-from palquant.errors import InstructionError
 from palquant.hw.isa import Base, Memory, Opcode
-from palquant.sw.deadlock import check_deadlock
 from palquant.sw.schedule import Step, insert_tokens, order_steps
 
 
@@ -76,52 +73,3 @@ def test_loads_are_moved_ahead_but_not_over_their_users():
         assert program.index(weights[index]) > program.index(computes[index - 3])
         assert program.index(weights[index]) < program.index(computes[index])
     assert program.index(weights[2]) < program.index(computes[0])
-
-
-def plain(program):
-    return [(item.opcode, item.fields) for item in program] + [(Opcode.END, {})]
-
-
-def test_generated_tokens_never_deadlock_and_balance():
-    program = order_steps(
-        [
-            Step(
-                [load(Memory.WEIGHT, 2 * (n % 2), beats=2)],
-                [compute(n % 2, output=4 * (n % 2))],
-                [store(n % 2, beats=1, offset=8 * n)],
-            )
-            for n in range(20)
-        ]
-    )
-    insert_tokens(program)
-    assert check_deadlock(plain(program), TINY).most["load", "compute"] >= 1
-
-
-def test_a_wait_for_something_behind_a_full_queue_is_a_deadlock():
-    """Without bounded queues this program would end: the model must know their depth."""
-    depth = TINY.queue_depth
-    stuck = (Opcode.COMPUTE, {"wait_load": 1})
-    program = [stuck] * (depth + 1) + [(Opcode.LOAD, {"signal_compute": 1})] * (depth + 1)
-    with pytest.raises(InstructionError, match=r"compute is stuck at instruction 0.*for load"):
-        check_deadlock([*program, (Opcode.END, {})], TINY)
-    program = [stuck] * depth + [(Opcode.LOAD, {"signal_compute": 1})] * depth
-    check_deadlock([*program, (Opcode.END, {})], TINY)
-
-
-def test_left_over_tokens_are_refused():
-    with pytest.raises(InstructionError, match="leaves tokens over from load to compute"):
-        check_deadlock([(Opcode.LOAD, {"signal_compute": 1}), (Opcode.END, {})], TINY)
-
-
-def test_a_barrier_behind_a_stuck_engine_is_a_deadlock():
-    program = [(Opcode.STORE, {"wait_compute": 1}), (Opcode.BARRIER, {}), (Opcode.END, {})]
-    with pytest.raises(InstructionError, match="store is stuck"):
-        check_deadlock(program, TINY)
-
-
-def test_more_tokens_than_a_counter_holds_are_refused():
-    program = [(Opcode.LOAD, {"signal_compute": 1})] * 256 + [
-        (Opcode.COMPUTE, {"wait_load": 1})
-    ] * 256
-    with pytest.raises(InstructionError, match="gives 256 tokens from load to compute"):
-        check_deadlock([*program, (Opcode.END, {})], TINY)
