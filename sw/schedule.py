@@ -4,11 +4,19 @@ Two instructions of different engines that touch the same bytes (one of them wri
 by a token from the earlier to the later one, in program order. Since engines work in order, only
 the latest conflicting instruction of each other engine matters, and a wait that an earlier
 instruction of the same engine already made covers all before it. So each instruction gives and
-takes at most one token for each other engine, and no race is left by construction.
+takes at most one token for each other engine, and no race is left by construction; ``races`` checks
+the finished program nevertheless.
+
+Two COMPUTEs are ordered by the pipeline that they share, but for one thing: the later one may read
+what the earlier one has not written yet. How far they can overlap is a property of the machine:
+``config.COMPUTES_UNDER_WAY`` are in the pipeline at most, two, so that when one starts only the one
+before it can still have results to write. It drains, which means that it waits for them, if it
+reads any of those. A machine that took more would need this rule to look further back, and the
+constant says how far; a test holds it against the sequencer.
 
 Every wait refers to an instruction that stands earlier in the program, and fetch is in order:
 the oldest incomplete instruction can always proceed, whatever the depth of the queues. That
-argument is not trusted: ``deadlock`` plays each program through with the real queue depths.
+argument is not trusted either: ``deadlock`` plays each program through with the real queue depths.
 """
 
 from __future__ import annotations
@@ -17,9 +25,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from palquant.hw import isa
-from palquant.hw.config import Geometry
+from palquant.hw.config import COMPUTES_UNDER_WAY, Geometry
 from palquant.hw.isa import Cause, Memory, Opcode
 from palquant.sw.accesses import Access, accesses
+from palquant.sw.intervals import LastAccesses
 
 ENGINES: dict[Opcode, str] = {
     Opcode.LOAD: "load",
@@ -95,15 +104,16 @@ def order_steps(steps: list[Step], lookahead: int = LOOKAHEAD) -> list[Instructi
     """
     ahead: list[list[Instruction]] = [[] for _ in steps]
     position = 0
+    users = LastAccesses()
     for index, step in enumerate(steps):
         earliest = max(0, index - lookahead)
-        for other in range(index - 1, earliest - 1, -1):
-            users = steps[other].computes + steps[other].stores
-            if any(load.conflicts(user) for load in step.loads for user in users):
-                earliest = min(index, other + 2)
-                break
+        last = max((users.latest_conflict(load.accesses) for load in step.loads), default=-1)
+        if last >= earliest:
+            earliest = min(index, last + 2)
         position = max(position, earliest)  # loads stay in order among themselves
         ahead[position] += step.loads
+        for user in step.computes + step.stores:
+            users.add(user.accesses, index)
     program: list[Instruction] = []
     for loads, step in zip(ahead, steps, strict=True):
         program += loads + step.computes + step.stores
@@ -112,27 +122,25 @@ def order_steps(steps: list[Step], lookahead: int = LOOKAHEAD) -> list[Instructi
 
 def insert_tokens(program: list[Instruction]) -> None:
     """Fill in the token, cause and drain fields of a program, in place."""
-    history: dict[str, list[tuple[int, Instruction]]] = {name: [] for name in ENGINES.values()}
+    history = {name: LastAccesses() for name in ENGINES.values()}
+    computes: list[Instruction] = []
     waited: dict[tuple[str, str], int] = {}
     for index, instruction in enumerate(program):
         engine = ENGINES[instruction.opcode]
         for other, past in history.items():
             if other == engine:
                 continue
-            floor = waited.get((other, engine), -1)
-            for when, candidate in reversed(past):
-                if when <= floor:
-                    break
-                if instruction.conflicts(candidate):
-                    instruction.fields[f"wait_{other}"] = 1
-                    candidate.fields[f"signal_{engine}"] = 1
-                    waited[other, engine] = when
-                    if other == "load":
-                        memory = Memory(candidate.fields["memory"])
-                        instruction.fields["cause"] = _CAUSES[memory]
-                    break
-        if engine == "compute" and history[engine]:
-            _, previous = history[engine][-1]
-            if instruction.reads_from(previous):
+            last = past.latest_conflict(instruction.accesses)
+            if last > waited.get((other, engine), -1):
+                candidate = program[last]
+                instruction.fields[f"wait_{other}"] = 1
+                candidate.fields[f"signal_{engine}"] = 1
+                waited[other, engine] = last
+                if other == "load":
+                    memory = Memory(candidate.fields["memory"])
+                    instruction.fields["cause"] = _CAUSES[memory]
+        if engine == "compute":
+            if any(instruction.reads_from(each) for each in computes[1 - COMPUTES_UNDER_WAY :]):
                 instruction.fields["drain"] = 1
-        history[engine].append((index, instruction))
+            computes.append(instruction)
+        history[engine].add(instruction.accesses, index)

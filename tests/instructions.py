@@ -51,3 +51,21 @@ def compute(weight, output=0, activation=100):
         "code1_output_address": output,
     }
     return Instruction(Opcode.COMPUTE, fields, TINY)
+
+
+def random_instruction(rng):
+    """One that may conflict with others, but reads nothing that it writes."""
+    kind = rng.randrange(5)
+    if kind == 0:
+        return load(Memory.WEIGHT, rng.randrange(8), beats=rng.randint(1, 4))
+    if kind == 1:
+        return load(
+            Memory.ACTIVATION, rng.randrange(8), rng.randint(1, 4), Base.OUTPUT, rng.randrange(64)
+        )
+    if kind == 2:
+        return store(rng.randrange(8), beats=rng.randint(1, 4), offset=rng.randrange(64))
+    item = compute(rng.randrange(4), rng.randrange(24), rng.randrange(24))
+    target = rng.randrange(24)
+    if kind == 4 and target != item.fields["input_origin"]:
+        item.fields |= {"code1_to_activation": 1, "code1_activation_address": target}
+    return item

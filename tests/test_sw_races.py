@@ -7,7 +7,7 @@ import re
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from instructions import TINY, compute, load, store
+from instructions import TINY, compute, load, random_instruction, store
 from networks import drawer, random_network
 
 from palquant.errors import InstructionError
@@ -123,23 +123,6 @@ def require_same_verdict(program):
         return True
     assert not pairs
     return False
-
-
-def random_instruction(rng):
-    kind = rng.randrange(5)
-    if kind == 0:
-        return load(Memory.WEIGHT, rng.randrange(8), beats=rng.randint(1, 4))
-    if kind == 1:
-        return load(
-            Memory.ACTIVATION, rng.randrange(8), rng.randint(1, 4), Base.OUTPUT, rng.randrange(64)
-        )
-    if kind == 2:
-        return store(rng.randrange(8), beats=rng.randint(1, 4), offset=rng.randrange(64))
-    item = compute(rng.randrange(4), rng.randrange(24), rng.randrange(24))
-    target = rng.randrange(24)
-    if kind == 4 and target != item.fields["input_origin"]:
-        item.fields |= {"code1_to_activation": 1, "code1_activation_address": target}
-    return item
 
 
 def give_token(program, giver, taker):

@@ -1,6 +1,15 @@
-from instructions import compute, load, store
+import copy
+import random
 
-from palquant.hw.isa import Base, Memory, Opcode
+from compute_words import random_loops, words
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from instructions import TINY, compute, load, random_instruction, store
+from simulation import simulate
+
+from palquant.hw.config import COMPUTES_UNDER_WAY
+from palquant.hw.isa import Base, Cause, Memory, Opcode, Source
+from palquant.hw.sequencer import Sequencer
 from palquant.sw.schedule import Step, insert_tokens, order_steps
 
 
@@ -73,3 +82,98 @@ def test_loads_are_moved_ahead_but_not_over_their_users():
         assert program.index(weights[index]) > program.index(computes[index - 3])
         assert program.index(weights[index]) < program.index(computes[index])
     assert program.index(weights[2]) < program.index(computes[0])
+
+
+def plain_tokens(program):
+    """:func:`insert_tokens`, with a search through all earlier instructions for each."""
+    history = {"load": [], "compute": [], "store": []}
+    waited = {}
+    for index, instruction in enumerate(program):
+        engine = instruction.opcode.name.lower()
+        for other, past in history.items():
+            conflicting = [when for when, item in past if instruction.conflicts(item)]
+            if other == engine or not conflicting:
+                continue
+            last = max(conflicting)
+            if last <= waited.get((other, engine), -1):
+                continue
+            waited[other, engine] = last
+            instruction.fields[f"wait_{other}"] = 1
+            program[last].fields[f"signal_{engine}"] = 1
+            if other == "load":
+                weights = program[last].fields["memory"] == Memory.WEIGHT
+                instruction.fields["cause"] = Cause.WEIGHTS if weights else Cause.ACTIVATIONS
+        before = [item for _, item in history["compute"][-1:]]
+        if engine == "compute" and any(map(instruction.reads_from, before)):
+            instruction.fields["drain"] = 1
+        history[engine].append((index, instruction))
+
+
+def plain_order(steps, lookahead):
+    """:func:`order_steps`, with a look at each earlier step."""
+    places = []
+    for index, step in enumerate(steps):
+        place = max(0, index - lookahead)
+        for other, earlier in enumerate(steps[:index]):
+            users = earlier.computes + earlier.stores
+            if other >= index - lookahead and any(
+                load.conflicts(user) for load in step.loads for user in users
+            ):
+                place = max(place, min(index, other + 2))
+        places.append(max([place, *places[-1:]]))
+    program = []
+    for index, step in enumerate(steps):
+        for place, other in zip(places, steps, strict=True):
+            program += other.loads if place == index else []
+        program += step.computes + step.stores
+    return program
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_tokens_are_those_of_a_search_through_all_instructions(seed):
+    rng = random.Random(seed)
+    program = [random_instruction(rng) for _ in range(rng.randint(1, 60))]
+    expected = copy.deepcopy(program)
+    insert_tokens(program)
+    plain_tokens(expected)
+    assert [item.fields for item in program] == [item.fields for item in expected]
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 2**32), lookahead=st.integers(0, 8))
+def test_order_is_that_of_a_search_through_all_steps(seed, lookahead):
+    rng = random.Random(seed)
+    steps = []
+    for _ in range(rng.randint(1, 20)):
+        step = Step()
+        for item in (random_instruction(rng) for _ in range(rng.randint(1, 5))):
+            getattr(step, f"{item.opcode.name.lower()}s").append(item)
+        steps.append(step)
+    program = order_steps(steps, lookahead)
+    assert list(map(id, program)) == list(map(id, plain_order(steps, lookahead)))
+
+
+def test_the_machine_overlaps_as_many_computes_as_draining_allows_for():
+    """Draining for ``COMPUTES_UNDER_WAY - 1`` of them is enough only if no more are taken."""
+    dut = Sequencer(TINY)
+    rng = random.Random(0)
+    fields = random_loops(TINY, rng, source=Source.ARRAY, drain=0, steps=1)
+    cycles = 10 + len(words(TINY, fields))
+
+    async def main(ctx):
+        ctx.set(dut.instruction.payload, fields)
+        ctx.set(dut.instruction.valid, 1)
+        for completed in range(4):
+            taken = 0
+            for _ in range(8 * cycles):
+                taken += ctx.get(dut.instruction.ready)
+                await ctx.tick()
+            assert taken == (1 if completed else COMPUTES_UNDER_WAY)
+            ctx.set(dut.complete, 1)
+            taken = ctx.get(dut.instruction.ready)
+            assert not taken
+            await ctx.tick()
+            ctx.set(dut.complete, 0)
+
+    simulate(dut, main)
