@@ -53,6 +53,7 @@ class RegisterFile(wiring.Component):
 
     Members:
         bus: ``In(Lite(12))``.
+        hold: ``In(1)``. No write is done while it is high.
         Each read-only field: ``In``, sampled when the read address is taken.
         Each read-write field: ``Out``, from the cycle after the write was done, in which its
             response is there.
@@ -63,7 +64,9 @@ class RegisterFile(wiring.Component):
     """
 
     def __init__(self, registers: RegisterMap) -> None:
-        super().__init__({"bus": In(Lite(ADDRESS_BITS)), **dict(_members(registers))})
+        super().__init__(
+            {"bus": In(Lite(ADDRESS_BITS)), "hold": In(1), **dict(_members(registers))}
+        )
         self._registers = registers
 
     @property
@@ -86,7 +89,7 @@ class RegisterFile(wiring.Component):
         m.d.comb += [
             bus.awready.eq(~has_address),
             bus.wready.eq(~has_data),
-            write.eq(has_address & has_data & ~bus.bvalid),
+            write.eq(has_address & has_data & ~bus.bvalid & ~self.hold),
         ]
         with m.If(bus.awvalid & bus.awready):
             m.d.sync += [has_address.eq(1), address.eq(bus.awaddr)]

@@ -79,8 +79,12 @@ class Counters(wiring.Component):
         fetch_beat: ``In(1)``.
         write_beat: ``In(1)``.
         saturated: ``In(9)``, values clipped in this cycle.
-        values: ``Out(StructLayout)``, a field of 48 bits for each name. One cycle late.
+        values: ``Out(StructLayout)``, a field of 48 bits for each name, ``LATENCY`` cycles after
+            what it counts.
     """
+
+    #: From a cycle to the value that includes it.
+    LATENCY = 2
 
     def __init__(self, geometry: Geometry) -> None:
         super().__init__(

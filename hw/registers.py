@@ -242,12 +242,18 @@ def _build() -> RegisterMap:
     table.add(
         "CONTROL",
         "The doorbell.",
-        Field("start", 1, wo, "Run the image IMAGE_COUNT times. Ignored while busy or in error."),
+        Field(
+            "start",
+            1,
+            wo,
+            "Run the image IMAGE_COUNT times, with the settings as they are when this is written. "
+            "Ignored while busy or in error.",
+        ),
         Field("reset", 1, wo, "Stop; when the bus is quiet, clear everything but the settings."),
     )
     table.add(
         "STATUS",
-        "What the machine is doing.",
+        "What the machine is doing. From the response to a doorbell on, it is the new run's.",
         Field("busy", 1, ro, "A run or a reset is under way, or bus transfers are outstanding."),
         Field("done", 1, ro, "The run has ended without an error."),
         Field("error", 1, ro, "The run has ended with an error; only CONTROL.reset clears it."),
@@ -292,11 +298,11 @@ def _build() -> RegisterMap:
         "WATCHDOG_LIMIT",
         rw,
         "Cycles without a bus handshake, a word issued or an instruction completed after which "
-        "the run ends with an error; 0: never.",
+        "the run ends with an error; 0: never. Taken at once, in a run as well.",
         reset=WATCHDOG_RESET,
     )
     for name, doc in COUNTERS.items():
-        table.add_whole(f"{name}_LOW", ro, f"{doc} Bits 31..0. Stable while not busy.")
+        table.add_whole(f"{name}_LOW", ro, f"{doc} Bits 31..0. Final once the run has ended.")
         high = COUNTER_BITS - REGISTER_BITS
         table.add_whole(
             f"{name}_HIGH", ro, f"{doc} Bits {COUNTER_BITS - 1}..{REGISTER_BITS}.", bits=high

@@ -31,9 +31,12 @@ class Report(wiring.Signature):
 class Supervisor(wiring.Component):
     """Knows whether a run is under way, and how the last one ended.
 
-    A run begins with a reset of everything but the settings. An error halts it: nothing new
-    starts, and what is under way on the bus comes to its end, which may take as long as the memory
-    pleases. A reset by the host waits for that.
+    A run begins with a reset of everything but the settings, and with ``go`` in the cycle after.
+    An error halts it: nothing new starts, and what is under way on the bus comes to its end, which
+    may take as long as the memory pleases. A reset by the host waits for that.
+
+    The doorbell shows in ``busy`` and ``done`` from the cycle after ``start``. The end of a run
+    shows two cycles after its last, when the counters have counted all of it.
 
     Members:
         start: ``In(1)``, strobe. Without effect while busy or after an error.
@@ -42,6 +45,7 @@ class Supervisor(wiring.Component):
         quiet: ``In(1)``. Nothing is outstanding on the bus.
         report_*: ``In(Report())``, for each of ``SOURCES``.
         clear: ``Out(1)``, resets the machine.
+        starting: ``Out(1)``, from the cycle after ``start`` to ``go``. Settings must not change.
         go: ``Out(1)``, strobe: begin, in the cycle after ``clear``.
         running: ``Out(1)``, from ``go`` to the end.
         halt: ``Out(1)``. Start nothing new.
@@ -49,8 +53,8 @@ class Supervisor(wiring.Component):
         done: ``Out(1)``.
         error: ``Out(1)``.
         resetting: ``Out(1)``.
-        code: ``Out(ErrorCode)``.
-        offset: ``Out(32)``, of the instruction at fault.
+        code: ``Out(ErrorCode)``, NONE unless ``error``.
+        offset: ``Out(32)``, of the instruction at fault; 0 unless ``error``.
         ended: ``Out(1)``, strobe: done.
         failed: ``Out(1)``, strobe: error.
     """
@@ -65,6 +69,7 @@ class Supervisor(wiring.Component):
                 "quiet": In(1),
                 **{f"report_{name}": In(Report()) for name in self._sources},
                 "clear": Out(1),
+                "starting": Out(1),
                 "go": Out(1),
                 "running": Out(1),
                 "halt": Out(1),
@@ -95,6 +100,11 @@ class Supervisor(wiring.Component):
             with m.If(report.valid):
                 m.d.comb += [failing.eq(1), code.eq(report.code), offset.eq(report.offset)]
 
+        # What the last cycle of a run came to.
+        failed = Signal()
+        first_code = Signal(ErrorCode)
+        first_offset = Signal(isa.DRAM_BITS)
+
         def forget() -> None:
             m.d.sync += [self.done.eq(0), self.error.eq(0)]
             m.d.sync += [self.code.eq(ErrorCode.NONE), self.offset.eq(0)]
@@ -104,25 +114,44 @@ class Supervisor(wiring.Component):
                 with m.If(self.reset):
                     m.next = "RESET"
                 with m.Elif(self.start):
-                    m.d.comb += self.clear.eq(1)
                     forget()
-                    m.next = "START"
+                    m.next = "CLEAR"
+
+            with m.State("CLEAR"):
+                m.d.comb += [self.clear.eq(1), self.starting.eq(1), self.busy.eq(1)]
+                m.next = "START"
+                with m.If(self.reset):
+                    m.next = "RESET"
 
             with m.State("START"):
-                m.d.comb += [self.go.eq(1), self.running.eq(1), self.busy.eq(1)]
+                m.d.comb += [self.go.eq(1), self.starting.eq(1)]
+                m.d.comb += [self.running.eq(1), self.busy.eq(1)]
                 m.next = "RUN"
                 with m.If(self.reset):
                     m.next = "RESET"
 
             with m.State("RUN"):
                 m.d.comb += [self.running.eq(1), self.busy.eq(1)]
+                m.d.sync += [failed.eq(failing), first_code.eq(code), first_offset.eq(offset)]
                 with m.If(self.reset):
                     m.next = "RESET"
-                with m.Elif(failing):
+                with m.Elif(failing | self.finished):
+                    m.next = "SETTLE"
+
+            # As long as the counters need for the last cycle (Counters.LATENCY).
+            with m.State("SETTLE"):
+                m.d.comb += [self.halt.eq(failed), self.busy.eq(1)]
+                with m.If(self.reset):
+                    m.next = "RESET"
+                with m.Elif(failed):
                     m.d.comb += self.failed.eq(1)
-                    m.d.sync += [self.error.eq(1), self.code.eq(code), self.offset.eq(offset)]
+                    m.d.sync += [
+                        self.error.eq(1),
+                        self.code.eq(first_code),
+                        self.offset.eq(first_offset),
+                    ]
                     m.next = "HALT"
-                with m.Elif(self.finished):
+                with m.Else():
                     m.d.comb += self.ended.eq(1)
                     m.d.sync += self.done.eq(1)
                     m.next = "IDLE"

@@ -110,6 +110,7 @@ class Accelerator(wiring.Component):
         m.d.comb += [
             supervisor.start.eq(registers.control_start),
             supervisor.reset.eq(registers.control_reset),
+            registers.hold.eq(supervisor.starting),
             supervisor.finished.eq(core.finished),
             supervisor.quiet.eq(core.quiet),
             core.go.eq(supervisor.go),

@@ -254,6 +254,55 @@ async def doorbell_while_busy(dut: HierarchyObject) -> None:
 
 
 @cocotb.test(timeout_time=TIMEOUT_MS, timeout_unit="ms")
+async def settings_behind_the_doorbell(dut: HierarchyObject) -> None:
+    """Settings written right behind the doorbell, before it is answered, are the next run's."""
+    bench, program, regions = await _bench(dut)
+    images = len(program.inputs)
+    for first in regions.settings(images):
+        bench.load_inputs(program, regions)
+        before = bench.memory.dump(regions.output, images * regions.output_stride)
+        await bench.prepare(program.image, regions, images)
+        names = [first, *(name for name in regions.settings(images) if name != first)]
+        accesses = [cocotb.start_soon(bench.ring())]
+        accesses += [
+            cocotb.start_soon(bench.write(name, bench.rng.getrandbits(32))) for name in names
+        ]
+        for access in accesses:
+            await access
+        await bench.interrupt(RUN_CYCLES)
+        await bench.expect(ErrorCode.NONE)
+        assert await bench.read("IMAGES_DONE") == images
+        bench.check_outputs(program, regions, before)
+
+
+@cocotb.test(timeout_time=TIMEOUT_MS, timeout_unit="ms")
+async def status_and_counters_without_a_pause(dut: HierarchyObject) -> None:
+    """After the doorbell STATUS never shows the last run's end; at the end counters are final."""
+    bench, program, regions = await _bench(dut)
+    faulty = faults(bench.geometry)[0].image
+    for image, good in ((program.image, True), (program.image, True), (faulty, False)):
+        bench.load_inputs(program, regions)
+        await bench.prepare(image, regions, len(program.inputs))
+        await bench.ring()
+        seen: list[dict[str, int]] = []
+        cycles: list[int] = []
+        while not seen or seen[-1]["busy"]:
+            assert len(seen) < RUN_CYCLES
+            status = cocotb.start_soon(bench.fields("STATUS"))
+            counter = cocotb.start_soon(bench.read("CYCLES_LOW"))  # does not wait for the other
+            seen.append(await status)
+            cycles.append(await counter)
+        assert len(seen) > 1
+        assert not any(status["done"] or good and status["error"] for status in seen[:-1])
+        assert (seen[-1]["done"], seen[-1]["error"]) == (good, not good)
+        assert len(set(cycles)) > 1
+        assert await bench.read("CYCLES_LOW") == cycles[-1]
+        await bench.write("INTERRUPT_STATUS", done=1, error=1)
+    await bench.recover()
+    await bench.run(program, regions, cycles=RUN_CYCLES)
+
+
+@cocotb.test(timeout_time=TIMEOUT_MS, timeout_unit="ms")
 async def reset_in_mid_run(dut: HierarchyObject) -> None:
     """A reset, by register or by wire, at any time; then a good run."""
     bench, program, regions = await _bench(dut)

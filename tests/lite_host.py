@@ -35,6 +35,49 @@ class LiteHost:
                     ctx.set(getattr(bus, channel + "valid"), 0)
         return await self._response(ctx, "b", bus.bresp)
 
+    async def write_all(self, ctx, writes, *, aw=0.0, w=0.0, b=0.0):
+        """Write one behind the other, as fast as the bus takes them.
+
+        Addresses do not wait for data, nor data for addresses, nor either for responses.
+
+        Parameters:
+            writes: (address, value, strobe) of each.
+            aw, w, b: Probability that the channel pauses for a cycle.
+
+        Returns:
+            The responses, and the cycles until the last one.
+        """
+        bus, cycles, responses = self.bus, 0, []
+        waiting = {"aw": list(writes), "w": list(writes)}
+        while len(responses) < len(writes):
+            for channel, stall in (("aw", aw), ("w", w)):
+                valid = getattr(bus, channel + "valid")
+                if not waiting[channel] or ctx.get(valid) or self.random.random() < stall:
+                    continue
+                address, value, strobe = waiting[channel][0]
+                if channel == "aw":
+                    ctx.set(bus.awaddr, address)
+                else:
+                    ctx.set(bus.wdata, value)
+                    ctx.set(bus.wstrb, strobe)
+                ctx.set(valid, 1)
+            ctx.set(bus.bready, self.random.random() >= b)
+            _, _, address, data, response, code = await ctx.tick().sample(
+                bus.awvalid & bus.awready,
+                bus.wvalid & bus.wready,
+                bus.bvalid & bus.bready,
+                bus.bresp,
+            )
+            cycles += 1
+            for channel, gone in (("aw", address), ("w", data)):
+                if gone:
+                    waiting[channel].pop(0)
+                    ctx.set(getattr(bus, channel + "valid"), 0)
+            responses += [code] * response
+            assert cycles < 100 * len(writes), "a write is not answered"
+        ctx.set(bus.bready, 0)
+        return responses, cycles
+
     async def read(self, ctx, address):
         """Read; returns the value and the response."""
         bus = self.bus

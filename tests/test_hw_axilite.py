@@ -176,41 +176,9 @@ def test_paths_are_found_where_there_are_some():
 
 
 def test_no_input_of_the_bus_reaches_an_output_within_a_cycle():
-    assert not combinational_paths(RegisterFile(REGISTERS))
-
-
-async def _pipelined(ctx, bus, writes, stalls, rng):
-    """Address and data channels that do not wait for each other, nor for responses.
-
-    Returns:
-        The responses, and the cycle of the last one.
-    """
-    waiting = {"aw": list(writes), "w": list(writes)}
-    responses, cycle = [], 0
-    while len(responses) < len(writes):
-        for channel, left in waiting.items():
-            valid = getattr(bus, channel + "valid")
-            if left and not ctx.get(valid) and rng.random() >= stalls[channel]:
-                address, value, strobe = left[0]
-                if channel == "aw":
-                    ctx.set(bus.awaddr, address)
-                else:
-                    ctx.set(bus.wdata, value)
-                    ctx.set(bus.wstrb, strobe)
-                ctx.set(valid, 1)
-        ctx.set(bus.bready, rng.random() >= stalls["b"])
-        _, _, address, data, response, code = await ctx.tick().sample(
-            bus.awvalid & bus.awready, bus.wvalid & bus.wready, bus.bvalid & bus.bready, bus.bresp
-        )
-        cycle += 1
-        for channel, gone in (("aw", address), ("w", data)):
-            if gone:
-                waiting[channel].pop(0)
-                ctx.set(getattr(bus, channel + "valid"), 0)
-        if response:
-            responses.append(code)
-        assert cycle < 100 * len(writes)
-    return responses, cycle
+    paths = combinational_paths(RegisterFile(REGISTERS))
+    assert {source for source, _ in paths} <= {"hold"}
+    assert not {output for _, output in paths if output.startswith("bus__")}
 
 
 @pytest.mark.parametrize(
@@ -238,7 +206,7 @@ def test_address_and_data_come_in_any_order_and_back_to_back(stalls):
             content[name] = value & sum(register.mask(field) for field in register.fields)
 
     async def main(ctx):
-        responses, cycles = await _pipelined(ctx, dut.bus, writes, stalls, rng)
+        responses, cycles = await host.write_all(ctx, writes, **stalls)
         assert responses == [SLVERR if address == 0x800 else OKAY for address, _, _ in writes]
         if not any(stalls.values()):
             assert cycles <= 2 * len(writes) + 2
@@ -248,6 +216,41 @@ def test_address_and_data_come_in_any_order_and_back_to_back(stalls):
             assert await host.read(ctx, REGISTERS[name].offset) == (content[name], OKAY)
 
     simulate(dut, main)
+
+
+def test_hold_delays_writes_and_nothing_else():
+    dut = RegisterFile(REGISTERS)
+    host = LiteHost(dut.bus)
+    control, count = REGISTERS["CONTROL"], REGISTERS["IMAGE_COUNT"]
+    strobes, responses = [], []
+
+    async def watch(ctx):
+        while True:
+            _, _, hold, start, response = await ctx.tick().sample(
+                dut.hold, dut.control_start, dut.bus.bvalid
+            )
+            strobes.extend([hold] * start)
+            responses.extend([hold] * response)
+
+    async def main(ctx):
+        bus = dut.bus
+        for register, value in ((control, 1), (count, 7)):
+            ctx.set(dut.hold, 1)
+            for name, setting in (("awaddr", register.offset), ("wdata", value), ("wstrb", 15)):
+                ctx.set(getattr(bus, name), setting)
+            for name in ("awvalid", "wvalid", "bready"):
+                ctx.set(getattr(bus, name), 1)
+            await ctx.tick()
+            for name in ("awvalid", "wvalid"):
+                ctx.set(getattr(bus, name), 0)
+            await ctx.tick().repeat(5)
+            assert await host.read(ctx, count.offset) == (count.reset, OKAY)
+            ctx.set(dut.hold, 0)
+            await ctx.tick().repeat(3)
+        assert await host.read(ctx, count.offset) == (7, OKAY)
+
+    simulate(dut, main, watch)
+    assert (strobes, responses) == ([0], [0, 0])
 
 
 def test_a_read_every_second_cycle():

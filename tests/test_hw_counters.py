@@ -71,7 +71,7 @@ def test_counters_equal_reference(exists):
             expected[activity.name] += enable
             expected["SATURATIONS"] += saturated * enable
             await ctx.tick()
-        await ctx.tick()
+        await ctx.tick().repeat(Counters.LATENCY - 1)
         found = plain(ctx.get(dut.values))
         assert found == {name: expected[name] * exists for name in COUNTERS}
         assert sum(found[a.name] for a in Activity) == found["CYCLES"]

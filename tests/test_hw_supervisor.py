@@ -58,6 +58,75 @@ def test_run_that_ends_well_can_be_followed_by_another():
     assert bench.strobes == ["clear", "go", "ended"] * 2
 
 
+async def cycles(ctx, dut, count):
+    """Which of the one-bit outputs are high in each of the next cycles."""
+    names = (*STATUS, "clear", "starting", "go", "ended", "failed")
+    seen = []
+    for _ in range(count):
+        _, _, *values = await ctx.tick().sample(*(getattr(dut, name) for name in names))
+        seen.append({name for name, value in zip(names, values, strict=True) if value})
+    return seen
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_beginning_and_end_cycle_by_cycle(failing):
+    dut = Supervisor()
+
+    async def main(ctx):
+        ctx.set(dut.quiet, 1)
+        for before in (set(), set() if failing else {"done"}):
+            ctx.set(dut.start, 1)
+            assert await cycles(ctx, dut, 1) == [before]
+            ctx.set(dut.start, 0)
+            assert await cycles(ctx, dut, 4) == [
+                {"busy", "starting", "clear"},
+                {"busy", "starting", "go", "running"},
+                {"busy", "running"},
+                {"busy", "running"},
+            ]
+            end = dut.report_load.valid if failing else dut.finished
+            ctx.set(end, 1)
+            assert await cycles(ctx, dut, 1) == [{"busy", "running"}]
+            ctx.set(end, 0)
+            if not failing:
+                assert await cycles(ctx, dut, 2) == [{"busy", "ended"}, {"done"}]
+                continue
+            ends = [{"busy", "halt", "failed"}, {"halt", "error"}]
+            assert await cycles(ctx, dut, 2) == ends
+            ctx.set(dut.reset, 1)
+            await ctx.tick()
+            ctx.set(dut.reset, 0)
+            resetting = {"busy", "halt", "error", "resetting", "clear"}
+            assert await cycles(ctx, dut, 2) == [resetting, set()]
+
+    simulate(dut, main)
+
+
+@pytest.mark.parametrize("end", ["finished", "report_load"])
+@pytest.mark.parametrize("delay", [0, 1])
+def test_reset_at_the_end_of_a_run_leaves_no_event(end, delay):
+    bench = Bench()
+
+    async def main(ctx):
+        dut = bench.dut
+        ctx.set(dut.quiet, 1)
+        await bench.strobe(ctx, "start")
+        await ctx.tick()
+        signal = dut.finished if end == "finished" else dut.report_load.valid
+        ctx.set(signal, 1)
+        ctx.set(dut.reset, delay == 0)
+        await ctx.tick()
+        ctx.set(signal, 0)
+        ctx.set(dut.reset, delay == 1)
+        await ctx.tick()
+        ctx.set(dut.reset, 0)
+        await ctx.tick().repeat(4)
+        assert bench.status(ctx) == set()
+
+    bench.run(main)
+    assert bench.strobes == ["clear", "go", "clear"]
+
+
 @pytest.mark.parametrize("source", SOURCES)
 def test_error_halts_until_reset(source):
     bench = Bench()
@@ -136,7 +205,7 @@ def test_first_named_of_simultaneous_errors_counts():
                 ctx.set(report.valid, 1)
                 ctx.set(report.code, ErrorCode.OPCODE if offset == 1 else ErrorCode.WATCHDOG)
                 ctx.set(report.offset, offset)
-            await ctx.tick().repeat(2)
+            await ctx.tick().repeat(3)
             assert (plain(ctx.get(dut.code)), ctx.get(dut.offset)) == (ErrorCode.OPCODE, 1)
 
         bench.run(main)

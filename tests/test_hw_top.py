@@ -9,7 +9,7 @@ from machine import INPUT, OUTPUT, Machine, Tiles
 
 from palquant.hw import isa
 from palquant.hw.config import geometry
-from palquant.hw.registers import WATCHDOG_RESET, Activity, Stall
+from palquant.hw.registers import REGISTERS, WATCHDOG_RESET, Activity, Stall
 from palquant.hw.top import TRACE_IDLE, Accelerator
 
 TINY = geometry("tiny")
@@ -82,6 +82,138 @@ def test_runs_follow_one_another_and_settings_are_taken_at_the_doorbell():
 
     machine.run(main)
     assert len(machine.double.layers) == 2 * len(tiles.tiles)
+
+
+def test_settings_written_right_behind_the_doorbell_are_the_next_run_s():
+    machine = Machine(TINY, latency=3)
+    tiles = Tiles(TINY, count=3)
+    machine.load(tiles.program)
+    names = (
+        "IMAGE_ADDRESS", "INPUT_ADDRESS", "OUTPUT_ADDRESS", "INPUT_STRIDE", "OUTPUT_STRIDE",
+        "IMAGE_COUNT",
+    )  # fmt: skip
+    control = REGISTERS["CONTROL"]
+
+    async def main(ctx):
+        for first in names:  # the one that comes right behind the doorbell
+            await machine.start(ctx, images=0)  # leaves good settings behind
+            assert await machine.interrupt(ctx) == GOOD
+            await machine.write(ctx, "IMAGE_COUNT", 2)
+            await machine.write(ctx, "INPUT_STRIDE", tiles.bytes)
+            await machine.write(ctx, "OUTPUT_STRIDE", tiles.bytes)
+            places = [first, *(name for name in names if name != first)]
+            junk = [(REGISTERS[name].offset, 0xDEAD0, 15) for name in places]
+            bell = (control.offset, control.encode(start=1), 15)
+            responses, cycles = await machine.host.write_all(ctx, [bell, *junk])
+            assert (set(responses), cycles <= 2 * len(responses) + 4) == ({0}, True)
+            assert [await machine.read(ctx, name) for name in names] == [0xDEAD0] * len(names)
+            assert await machine.interrupt(ctx) == GOOD
+            assert await machine.read(ctx, "IMAGES_DONE") == 2
+            for index in range(2):
+                data = machine.memory.dump(INPUT + index * tiles.bytes, tiles.bytes)
+                place = OUTPUT + index * tiles.bytes
+                assert machine.memory.dump(place, tiles.bytes) == tiles.reference(data)
+                machine.memory.load(place, bytes(tiles.bytes))
+
+    machine.run(main)
+
+
+class Reader:
+    """Reads one register all the time, a read every second cycle.
+
+    Attributes:
+        reads: (cycle in which the address was taken, value).
+        responses: Cycles in which a write was answered.
+        interrupts: Cycles in which the interrupt line was high.
+    """
+
+    def __init__(self, machine, name):
+        self.machine, self.name = machine, name
+        self.phase, self.enable = 0, False
+        self.reads, self.responses, self.interrupts = [], [], []
+
+    async def run(self, ctx):
+        bus, asked, cycle = self.machine.host.bus, [], 0
+        while True:
+            if self.enable:
+                ctx.set(bus.araddr, REGISTERS[self.name].offset)
+                ctx.set(bus.arvalid, cycle % 2 == self.phase)
+                ctx.set(bus.rready, 1)
+            _, _, address, data, value, response, interrupt = await ctx.tick().sample(
+                bus.arvalid & bus.arready, bus.rvalid & bus.rready, bus.rdata, bus.bvalid,
+                self.machine.dut.irq,
+            )  # fmt: skip
+            if self.enable and data and asked:
+                self.reads.append((asked.pop(), value))
+            if self.enable and address:
+                asked.append(cycle)
+            if response:
+                self.responses.append(cycle)
+            if interrupt:
+                self.interrupts.append(cycle)
+            cycle += 1
+
+
+@pytest.mark.parametrize("phase", [0, 1])
+@pytest.mark.parametrize("good", [True, False], ids=["done", "error"])
+def test_status_is_the_new_run_s_from_the_response_of_the_doorbell_on(phase, good):
+    machine = Machine(TINY)
+    machine.load(Tiles(TINY, count=2).program)
+    reader = Reader(machine, "STATUS")
+    reader.phase = phase
+
+    async def main(ctx):
+        await machine.start(ctx)
+        await machine.interrupt(ctx)
+        if not good:
+            machine.load([bytes(isa.UNIT_BYTES)])
+        reader.enable = True
+        await ctx.tick().repeat(6)
+        control = REGISTERS["CONTROL"]
+        bell = (control.offset, control.encode(start=1), 15)
+        await machine.host.write_all(ctx, [bell])
+        while not ctx.get(machine.dut.irq):
+            await ctx.tick()
+        await ctx.tick().repeat(6)
+
+    machine.run(main, reader.run)
+    bell = max(reader.responses)
+    before = [REGISTERS["STATUS"].decode(value) for cycle, value in reader.reads if cycle < bell]
+    assert before
+    assert all(status == GOOD for status in before)
+    line = next(cycle for cycle in reader.interrupts if cycle > bell)
+    during = [(cycle, REGISTERS["STATUS"].decode(v)) for cycle, v in reader.reads if cycle >= bell]
+    assert {cycle - bell for cycle, _ in during[:1]} <= {0, 1}
+    for cycle, status in during:
+        assert status["busy"] == (cycle < line)
+        assert (status["done"], status["error"]) == ((good, not good) if cycle >= line else (0, 0))
+        assert bool(status["code"]) == bool(status["error"])
+    assert {cycle - line for cycle, _ in during} & {0, 1}
+
+
+@pytest.mark.parametrize("phase", [0, 1])
+@pytest.mark.parametrize("good", [True, False], ids=["done", "error"])
+def test_counters_are_final_in_the_cycle_of_the_interrupt(phase, good):
+    machine = Machine(TINY)
+    tiles = Tiles(TINY, count=2)
+    program = tiles.program if good else [*tiles.program[:-1], bytes(isa.UNIT_BYTES)]
+    machine.load(program)
+    reader = Reader(machine, "CYCLES_LOW")
+    reader.phase = phase
+
+    async def main(ctx):
+        await machine.start(ctx)
+        reader.enable = True
+        while not ctx.get(machine.dut.irq):
+            await ctx.tick()
+        await ctx.tick().repeat(20)
+
+    machine.run(main, reader.run)
+    line = reader.interrupts[0]
+    last = reader.reads[-1][1]
+    assert {cycle - line for cycle, _ in reader.reads} & {0, 1}
+    assert {value for cycle, value in reader.reads if cycle >= line} == {last}
+    assert len({value for cycle, value in reader.reads if cycle < line}) > 10
 
 
 @pytest.mark.parametrize("g", [TINY, GEOMETRIES["small"]], ids=["tiny", "small"])

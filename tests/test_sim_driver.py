@@ -15,7 +15,7 @@ from palquant.sim.programs import assemble, blocked, copy_program, faults
 
 GEOMETRY = PRESETS["tiny"]
 #: Cycles from the doorbell's acceptance to the first counted one, and from the last to the line.
-UNCOUNTED = 1
+UNCOUNTED = 3
 NOTHING = np.zeros((1, 64), np.uint8)
 
 
