@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from palquant.errors import UnsupportedLayerError
 from palquant.hw import isa
+from palquant.hw.config import Geometry
 from palquant.hw.isa import PoolOperation, Source
 from palquant.sw.graph import Convolution, MaxPool
 from palquant.sw.layer import Layer
@@ -64,6 +66,9 @@ def compute_fields(
         group: What the segment's convolution group reads; None for pools.
         slot: First parameter slot.
         weight_address: First weight word.
+
+    Raises:
+        UnsupportedLayerError: A result takes more memory steps than the field ``steps`` holds.
     """
     g = network.geometry
     f: dict[str, int] = {"layer": index, "parameter_slot": slot}
@@ -100,8 +105,26 @@ def compute_fields(
             code = layer.codes[number - 1]
             f |= _code_fields(prefix, network.layouts[code.tensor], tile, segment)
             f[prefix + "bits"] = code.bits
-    f["steps"] = isa.beat_steps(f, g.raw_planes)
+    f["steps"] = _steps(layer, f, g)
     return f
+
+
+def _steps(layer: Layer, f: dict[str, int], geometry: Geometry) -> int:
+    """Memory steps of one beat.
+
+    Raises:
+        UnsupportedLayerError: More than the field holds: two code tensors of 8 bits, which both go
+            to the same memory, scattered over 8 groups.
+    """
+    steps = isa.beat_steps(f, geometry.raw_planes)
+    most = next(item.max for item in isa.COMPUTE.fields if item.name == "steps")
+    if steps > most:
+        bits = " and ".join(str(code.bits) for code in layer.codes)
+        raise UnsupportedLayerError(
+            f"{layer.name}: writes codes of {bits} bits, scattered over {f['scatter_groups']} "
+            f"groups, which takes {steps} memory steps for each beat (supported: at most {most})"
+        )
+    return steps
 
 
 def _input_fields(

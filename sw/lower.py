@@ -182,6 +182,7 @@ class _Lowering:
     def _outputs(self, layer: Layer, value: str, users: list[Node], only: Node | None) -> None:
         """Decide what leaves the layer: up to two code tensors, and a residual if one is read."""
         stored = False
+        permuted: dict[str, Ints] = {}
         if value == layer.input:  # a bare quantiser of a residual
             users = [] if only is None else [only]
             stored = True
@@ -200,7 +201,9 @@ class _Lowering:
                 self.absorbed.add(quantizer.name)
             if permutation is not None:
                 self.absorbed.add(user.name)
-                self.network.aliases[user.name] = (value, permutation)
+                permuted[user.name] = permutation
+        if stored:  # otherwise nobody needs to know where the permuted tensor lies: it does not
+            self.network.aliases |= {name: (value, way) for name, way in permuted.items()}
         if not layer.codes and not stored:
             self._needs(layer, value)
 
