@@ -80,7 +80,7 @@ def test_computes_touch_what_they_declare(monkeypatch, seed):
     monkeypatch.setattr(emulator_module, "ComputeUnit", Checked)
     builder = random_network(drawer(seed))
     image = compile_graph(builder.graph(), TINY)
-    Emulator(TINY, image.data).run(image.pack_input(builder.codes[:1]), image.output_bytes)
+    Emulator(TINY, image.data).run(image.pack_input(builder.codes[:1]))
     assert sum(checked) > 0
 
 
