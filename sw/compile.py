@@ -134,7 +134,7 @@ def _link(prologue: list[Instruction], body: list[Instruction], emitter: Emitter
         "output_bytes": emitter.output_bytes,
     }
     filling = bytes(constants - end)
-    return seal(header, code + filling + b"".join(emitter.constants.chunks))
+    return seal(header, code + filling + b"".join(emitter.constants.data.chunks))
 
 
 def _record(network: PlacedNetwork, layer: Layer) -> LayerRecord:

@@ -30,8 +30,8 @@ class TileAddresses:
         input_low: That input row's number in the whole tensor.
         input_rows: Input rows that exist for the tile.
         residual_in: Word of the first residual row, or None.
-        resident: Tensor -> word of the tile's first row in the memory where the tensor stays.
-        buffer: Tensor -> word of the tile's first row in a buffer that is stored to DRAM.
+        resident: Tensor -> word of the tile's first row in activation or residual memory.
+        buffer: Tensor of codes -> word of the tile's first row in the output buffer, or None.
     """
 
     first_row: int
@@ -194,8 +194,6 @@ def _weight_fields(node: Convolution, f: dict[str, int], address: int) -> dict[s
 def _residual_fields(layout: TensorLayout, tile: TileAddresses, segment: Segment) -> dict[str, int]:
     g = layout.geometry
     start = tile.resident[layout.name]
-    if start is None:
-        start = tile.buffer[layout.name]
     assert start is not None
     words = layout.group_words * segment.base // layout.placement.span
     scattered = segment.scatter > 1

@@ -1,50 +1,24 @@
-"""Turns a placed layer into steps: loads, one COMPUTE, stores; for each tile of output rows.
+"""Turns placed layers into steps: loads, one COMPUTE, stores; for each tile of output rows.
 
-What stays on chip and how tall a tile is, is decided in ``tile``; the fields of the COMPUTE itself
-are filled in by ``compute_fields``.
+Which layers are computed strip by strip together is decided in ``fuse``, what stays on chip and how
+tall a tile is in ``tile``, where weights and parameters lie in ``constants``; the fields of the
+COMPUTE itself are filled in by ``compute_fields``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from palquant.errors import CapacityError
-from palquant.hw import isa
-from palquant.hw.config import PARAMETER_ROWS, Geometry
+from palquant.hw.config import Geometry
 from palquant.hw.isa import Base, Memory, Opcode
-from palquant.sw.allocate import Ring
 from palquant.sw.compute_fields import TileAddresses, compute_fields
-from palquant.sw.graph import Convolution, Kind
-from palquant.sw.layer import Layer
+from palquant.sw.constants import MAX_ROW_BEATS, Constants
+from palquant.sw.fuse import Group, Member
+from palquant.sw.graph import Kind
 from palquant.sw.layout import TensorLayout
 from palquant.sw.network import PlacedNetwork
-from palquant.sw.pack import group_input, pack_parameters, pack_weights
 from palquant.sw.schedule import Instruction, Step
-from palquant.sw.segments import Segment, cut_segments
-from palquant.sw.tile import OnChip, Policy, Tiling, home, input_rows
-
-MAX_ROW_BEATS = (1 << 16) - 1
-#: Blocks of output chunks that the weight memory holds at least: one computes while others load.
-#: With few large blocks the array would wait for a whole one at each layer's start.
-BLOCKS = 8
-
-
-@dataclass
-class ConstantData:
-    """Weights and parameters in the order in which they are loaded."""
-
-    base: int
-    alignment: int
-    chunks: list[bytes] = field(default_factory=list)
-    size: int = 0
-
-    def append(self, data: bytes) -> int:
-        """Add a block and return its offset from the image's start."""
-        offset = self.base + self.size
-        padding = -len(data) % self.alignment
-        self.chunks.append(data + bytes(padding))
-        self.size += len(data) + padding
-        return offset
+from palquant.sw.segments import Segment
+from palquant.sw.tile import OnChip, Policy, Role, Tiling, home, input_rows
 
 
 class Emitter:
@@ -55,21 +29,20 @@ class Emitter:
         policy: What stays on chip.
 
     Attributes:
-        constants: Weights and parameters, offsets relative to their own start.
+        constants: Weights and parameters.
         offsets: Byte offset of each stored tensor in the output region.
         output_bytes: Size of the output region of one image.
+        groups: Indices of the layers that were computed together.
     """
 
     def __init__(self, network: PlacedNetwork, policy: Policy) -> None:
-        g = network.geometry
         self.network = network
-        self.geometry: Geometry = g
-        self.constants = ConstantData(0, g.bus_bytes)
+        self.geometry: Geometry = network.geometry
+        self.constants = Constants(network)
         self.offsets: dict[str, int] = {}
         self.output_bytes = 0
-        self.weights = Ring(g.weight_words)
-        self.parameters = Ring(g.parameter_slots)
-        self.chip = OnChip(g, policy, network.graph.output.name)
+        self.chip = OnChip(network.geometry, policy, network.graph.output.name)
+        self.groups: list[tuple[int, ...]] = []
         self.steps: list[Step] = []
 
     def emit(self) -> list[Step]:
@@ -78,142 +51,153 @@ class Emitter:
         Raises:
             CapacityError: A layer fits no tiling; names layer, memory, and the size it needs.
         """
-        for index, layer in enumerate(self.network.layers):
-            self._layer(index, layer)
+        while (first := sum(map(len, self.groups))) < len(self.network.layers):
+            fresh_input = self._keep_input(first)
+            group, tiling = self._group(first)
+            self._emit_group(group, tiling, fresh_input)
+            self.groups.append(tuple(member.index for member in group.members))
         return self.steps
 
-    # Tensors
+    # Groups
 
-    def _dram(self, layout: TensorLayout) -> int:
-        """Offset of a tensor in the output region, allotted when first asked for."""
-        if layout.name not in self.offsets:
-            self.offsets[layout.name] = self.output_bytes
-            self.output_bytes += layout.bytes
-        return self.offsets[layout.name]
+    def _keep_input(self, index: int) -> bool:
+        """Keep the network's input on chip, if it fits, from the first layer that reads it."""
+        source = self.network.layouts[self.network.stored(self.network.layers[index].input)]
+        is_input = source.name == self.network.graph.input.name
+        return is_input and source.name not in self.chip.resident and self.chip.keep(source)
 
-    # Layers
+    def _group(self, first: int) -> tuple[Group, Tiling]:
+        """The layer ``first`` and those that join it, and how all of them are cut."""
+        group = Group()
+        found: tuple[Group, Tiling] | None = None
+        for index in range(first, len(self.network.layers)):
+            member = Member.of(self.network, index)
+            if group.members and not group.joins(member):
+                break
+            if found is not None:
+                self.chip.release_buffers(found[1])
+            kept = {layout.name: self._keep(layout, index) for layout in member.writes}
+            longer = group.with_member(member, kept, self.network)
+            try:
+                found = longer, self.chip.tile(longer)
+            except CapacityError:
+                for layout in member.writes:
+                    if kept[layout.name]:
+                        self.chip.release(layout)
+                if found is None:
+                    raise
+                return group, self.chip.tile(group)
+            group = longer
+        assert found is not None
+        return found
 
-    def _layer(self, index: int, layer: Layer) -> None:
+    def _keep(self, layout: TensorLayout, index: int) -> bool:
+        """Keep a result on chip as a whole if somebody reads it and it fits."""
+        used = self.network.last_use(layout.name) > index
+        return used and layout.type.kind is not Kind.LOGITS and self.chip.keep(layout)
+
+    def _emit_group(self, group: Group, tiling: Tiling, fresh_input: bool) -> None:
         net = self.network
-        source = net.layouts[net.stored(layer.input)]
-        reads = [source] + ([net.layouts[layer.residual]] if layer.residual else [])
-        writes = [net.layouts[name] for name in layer.outputs]
-        is_input = source.name == net.graph.input.name
-        fresh_input = is_input and source.name not in self.chip.resident and self.chip.keep(source)
-        kept = {}
-        for layout in writes:
-            used = net.last_use(layout.name) > index
-            logits = layout.type.kind is Kind.LOGITS
-            kept[layout.name] = used and not logits and self.chip.keep(layout)
-        tiling = self.chip.tile(layer, reads, writes, kept)
-        rows = tiling.rows
-        segments = self._segments(layer)
-        height = layer.shape.height
-        for number, first in enumerate(range(0, height, rows)):
-            last = min(first + rows, height)
-            tile = self._addresses(layer, reads, writes, kept, tiling, first, last)
-            loads = self._tile_loads(index, layer, reads, tile, fresh_input and number == 0)
-            steps = [self._step(index, layer, tile, segment) for segment in segments]
-            steps[0].loads = loads + steps[0].loads
-            steps[-1].stores += self._tile_stores(index, writes, tile, first, last)
-            self.steps += steps
+        height = group.members[0].layer.shape.height
+        segments = [self.constants.segments(member.layer) for member in group.members]
+        layers = [member.layer for member in group.members]
+        tiles = -(-height // tiling.rows)
+        self.constants.begin(list(zip(layers, segments, strict=True)), tiles)
+        for first in range(0, height, tiling.rows):
+            last = min(first + tiling.rows, height)
+            for member, parts in zip(group.members, segments, strict=True):
+                tile = self._addresses(member, group, tiling, first, last)
+                loads = self._tile_loads(member, group, tile, fresh_input)
+                fresh_input = False
+                steps = [self._step(member, tile, segment) for segment in parts]
+                steps[0].loads = loads + steps[0].loads
+                steps[-1].stores += self._tile_stores(member, group, tile, first, last)
+                self.steps += steps
         self.chip.release_buffers(tiling)
         for name in list(self.chip.resident):
-            if net.last_use(name) <= index:
+            if net.last_use(name) <= group.members[-1].index:
                 self.chip.release(net.layouts[name])
 
+    # Tiles
+
     def _addresses(
-        self,
-        layer: Layer,
-        reads: list[TensorLayout],
-        writes: list[TensorLayout],
-        kept: dict[str, bool],
-        tiling: Tiling,
-        first: int,
-        last: int,
+        self, member: Member, group: Group, tiling: Tiling, first: int, last: int
     ) -> TileAddresses:
-        """Where one tile finds its inputs and puts its results."""
-        tap, low, high = input_rows(layer, first, last)
+        """Where one tile of a layer finds its inputs and puts its results."""
+        tap, low, high = input_rows(member.layer, first, last)
 
-        def find(prefix: str, layout: TensorLayout) -> int | None:
-            if f"{prefix} {layout.name}" not in tiling.buffers:
-                return None
-            _, starts = tiling.buffers[f"{prefix} {layout.name}"]
-            return starts[first // tiling.rows % len(starts)]
+        def find(layout: TensorLayout, row: int) -> int:
+            """Word of a tensor's row ``row``, the first that the tile reads."""
+            if layout.name in self.chip.resident:
+                return self.chip.resident[layout.name] + row * layout.row_words
+            if layout.name in group.strips:
+                found = tiling.find(Role.STRIP, group.maker(layout.name), layout.name, first)
+            else:
+                found = tiling.find(Role.READ, member.index, layout.name, first)
+            assert found is not None
+            return found
 
-        source = reads[0]
-        buffer = find("read", source)
-        start = (
-            self.chip.resident[source.name] + low * source.row_words if buffer is None else buffer
-        )
         tile = TileAddresses(
             first_row=first,
             rows=last - first,
-            input_start=start,
+            input_start=find(member.reads[0], low),
             input_tap=tap - low,
             input_low=low,
             input_rows=high - low,
         )
-        if len(reads) > 1:
-            layout = reads[1]
-            buffer = find("read", layout)
-            resident = buffer is None
-            tile.residual_in = (
-                self.chip.resident[layout.name] + first * layout.row_words if resident else buffer
-            )
-        for layout in writes:
-            buffer = find("write", layout)
-            resident_start = None
-            if kept[layout.name]:
-                resident_start = self.chip.resident[layout.name] + first * layout.row_words
-            tile.resident[layout.name] = resident_start
-            tile.buffer[layout.name] = buffer
+        if len(member.reads) > 1:
+            tile.residual_in = find(member.reads[1], first)
+        for layout in member.writes:
+            start = tiling.find(Role.STRIP, member.index, layout.name, first)
+            if group.kept[layout.name]:
+                start = self.chip.resident[layout.name] + first * layout.row_words
+            tile.resident[layout.name] = start
+            tile.buffer[layout.name] = tiling.find(Role.WRITE, member.index, layout.name, first)
         return tile
 
     def _tile_loads(
-        self,
-        index: int,
-        layer: Layer,
-        reads: list[TensorLayout],
-        tile: TileAddresses,
-        fresh_input: bool,
+        self, member: Member, group: Group, tile: TileAddresses, fresh_input: bool
     ) -> list[Instruction]:
-        """Loads of a tile's input rows and residual rows, where they do not stay on chip."""
+        """Loads of a tile's input rows and residual rows, where they are not on chip."""
         loads = []
-        source = reads[0]
+        source = member.reads[0]
+        absent = [
+            layout.name not in self.chip.resident and layout.name not in group.strips
+            for layout in member.reads
+        ]
         if fresh_input:
             start = self.chip.resident[source.name]
-            loads += self._rows(Opcode.LOAD, index, source, start, 0, source.shape.height)
-        elif source.name not in self.chip.resident:
+            loads += self._rows(Opcode.LOAD, member, source, start, 0, source.shape.height)
+        elif absent[0]:
             rows = tile.input_rows
-            loads += self._rows(Opcode.LOAD, index, source, tile.input_start, tile.input_low, rows)
-        if len(reads) > 1 and reads[1].name not in self.chip.resident:
+            loads += self._rows(Opcode.LOAD, member, source, tile.input_start, tile.input_low, rows)
+        if len(member.reads) > 1 and absent[1]:
             assert tile.residual_in is not None
+            residual = member.reads[1]
             loads += self._rows(
-                Opcode.LOAD, index, reads[1], tile.residual_in, tile.first_row, tile.rows
+                Opcode.LOAD, member, residual, tile.residual_in, tile.first_row, tile.rows
             )
         return loads
 
     def _tile_stores(
-        self, index: int, writes: list[TensorLayout], tile: TileAddresses, first: int, last: int
+        self, member: Member, group: Group, tile: TileAddresses, first: int, last: int
     ) -> list[Instruction]:
+        """Stores of a tile's results, where they are not to stay on chip alone."""
         stores = []
-        for layout in writes:
-            start = tile.buffer[layout.name]
-            memory = Memory.OUTPUT if layout.type.kind is Kind.CODES else Memory.RESIDUAL
-            kept = {layout.name: start is None}
-            if start is None and memory is Memory.RESIDUAL and self.chip.goes_to_dram(layout, kept):
-                start = tile.resident[layout.name]
-            if start is not None:
-                stores += self._rows(
-                    Opcode.STORE, index, layout, start, first, last - first, memory
-                )
+        for layout in member.writes:
+            if not self.chip.goes_to_dram(layout, group):
+                continue
+            codes = layout.type.kind is Kind.CODES
+            memory = Memory.OUTPUT if codes else Memory.RESIDUAL
+            start = tile.buffer[layout.name] if codes else tile.resident[layout.name]
+            assert start is not None
+            stores += self._rows(Opcode.STORE, member, layout, start, first, last - first, memory)
         return stores
 
     def _rows(
         self,
         opcode: Opcode,
-        index: int,
+        member: Member,
         layout: TensorLayout,
         start: int,
         first: int,
@@ -234,7 +218,7 @@ class Emitter:
                 Instruction(
                     opcode,
                     {
-                        "layer": index,
+                        "layer": member.index,
                         "memory": home(layout) if memory is None else memory,
                         "base": base,
                         "rows": 1,
@@ -247,103 +231,20 @@ class Emitter:
             )
         return found
 
+    def _dram(self, layout: TensorLayout) -> int:
+        """Offset of a tensor in the output region, allotted when first asked for."""
+        if layout.name not in self.offsets:
+            self.offsets[layout.name] = self.output_bytes
+            self.output_bytes += layout.bytes
+        return self.offsets[layout.name]
+
     # Segments
 
-    def _segments(self, layer: Layer) -> list[Segment]:
-        """Segments of a layer, cut further so that weights and parameters fit their memories."""
-        g = self.geometry
-        placed = self.network.assignment
-        computed, target = placed.computed[layer.name], placed.target[layer.name]
-        groups = layer.operation.groups if isinstance(layer.operation, Convolution) else 1
-        most = g.parameter_slots // 2 // g.beats
-        words = self._chunk_words(layer)
-        if words > g.weight_words:
-            raise CapacityError(
-                f"{layer.name}: one output chunk needs {words} weight words; geometry {g.name} "
-                f"has {g.weight_words}"
-            )
-        if words:
-            most = min(most, g.weight_words // BLOCKS // words)
-        if layer.permutation is not None:
-            # A permutation decides how many chunks go to the same group one after the other.
-            # With one COMPUTE for each chunk, a layer takes as long whatever its permutation is.
-            most = 1
-        most = max(1, most)
-        parts = []
-        for segment in cut_segments(computed, target, groups, g.tout):
-            chunks = len(segment.outputs) // g.tout
-            for first in range(0, chunks, most):
-                parts.append(segment.part(first, min(first + most, chunks), g.tout))
-        return parts
-
-    def _chunk_words(self, layer: Layer) -> int:
-        """Weight words of one output chunk."""
-        node = layer.operation
-        if not isinstance(node, Convolution):
-            return 0
-        placement = self.network.assignment.tensors[layer.input]
-        lanes = self.geometry.tin
-        chunks = len(group_input(layer, node, placement, 0, lanes).channel) // lanes
-        rows, columns = map(int, node.weight.shape[2:])
-        return isa.digits(node.weight_bits) * rows * columns * chunks
-
-    def _step(self, index: int, layer: Layer, tile: TileAddresses, segment: Segment) -> Step:
-        g = self.geometry
-        net = self.network
-        step = Step()
-        chunks = len(segment.outputs) // g.tout
-        slot = self.parameters.allocate(chunks * g.beats)
-        data = pack_parameters(layer, net.ranges[layer.name], segment.outputs, segment.groups, g)
-        row_beats = g.parameter_bits_per_row // g.bus_bits
-        offset = self.constants.append(data.tobytes())
-        step.loads.append(
-            Instruction(
-                Opcode.LOAD,
-                {
-                    "layer": index,
-                    "memory": Memory.PARAMETER,
-                    "base": Base.IMAGE,
-                    "address": slot * PARAMETER_ROWS * row_beats,
-                    "stride": PARAMETER_ROWS * row_beats,
-                    "rows": len(data),
-                    "row_beats": data.shape[1] // g.bus_bytes,
-                    "dram_offset": offset,
-                    "dram_stride": data.shape[1],
-                },
-                g,
-            )
-        )
-        weight_address = 0
-        group = None
-        if isinstance(layer.operation, Convolution):
-            node = layer.operation
-            placement = net.assignment.tensors[layer.input]
-            group = group_input(layer, node, placement, segment.group, g.tin)
-            words = pack_weights(node, segment.outputs, group.channel, g)
-            weight_address = self.weights.allocate(len(words))
-            step.loads += self._weight_loads(index, words.tobytes(), weight_address)
-        fields = compute_fields(net, index, layer, tile, segment, group, slot, weight_address)
-        step.computes.append(Instruction(Opcode.COMPUTE, fields, g))
-        return step
-
-    def _weight_loads(self, index: int, data: bytes, word: int) -> list[Instruction]:
-        g = self.geometry
-        offset = self.constants.append(data)
-        beats = len(data) // g.bus_bytes
-        address = word * g.weight_bits_per_word // g.bus_bits
-        return [
-            Instruction(
-                Opcode.LOAD,
-                {
-                    "layer": index,
-                    "memory": Memory.WEIGHT,
-                    "base": Base.IMAGE,
-                    "rows": 1,
-                    "row_beats": min(MAX_ROW_BEATS, beats - done),
-                    "address": address + done,
-                    "dram_offset": offset + done * g.bus_bytes,
-                },
-                g,
-            )
-            for done in range(0, beats, MAX_ROW_BEATS)
-        ]
+    def _step(self, member: Member, tile: TileAddresses, segment: Segment) -> Step:
+        place, loads = self.constants.place(member.index, member.layer, segment)
+        fields = compute_fields(
+            self.network, member.index, member.layer, tile, segment,
+            place.group, place.slot, place.weight,
+        )  # fmt: skip
+        compute = Instruction(Opcode.COMPUTE, fields, self.geometry)
+        return Step(loads=loads, computes=[compute])

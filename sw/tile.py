@@ -1,12 +1,14 @@
-"""What stays on chip, and how tall the tiles of a layer can be.
+"""What stays on chip, and how tall the tiles of a group of layers can be.
 
 Tensors that fit stay in on-chip memory from the layer that makes them to the last that reads
-them. Others pass through buffers, tile by tile; with more than one tile each buffer is doubled,
-so that the next tile's transfers run beside this tile's computation.
+them. Others pass through buffers, tile by tile; with more than one tile each buffer that is loaded
+or stored is doubled, so that the next tile's transfers run beside this tile's computation. All
+layers of a group have tiles of the same rows.
 """
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,6 +17,7 @@ from palquant.hw import isa
 from palquant.hw.config import Geometry
 from palquant.hw.isa import Memory
 from palquant.sw.allocate import FreeList
+from palquant.sw.fuse import Group, Member
 from palquant.sw.graph import Convolution, Kind
 from palquant.sw.layer import Layer
 from palquant.sw.layout import TensorLayout
@@ -33,17 +36,45 @@ class Policy:
     keep_all: bool
 
 
+class Role(enum.Enum):
+    """What a buffer is for."""
+
+    READ = "read"  #: rows loaded from DRAM
+    WRITE = "write"  #: rows on their way to DRAM
+    STRIP = "strip"  #: rows that one layer of a group makes and another reads
+
+
+#: Role of a buffer, index of the layer that it belongs to, and the tensor.
+Key = tuple[Role, int, str]
+
+
+@dataclass(frozen=True)
+class _Buffer:
+    """Memory and words of a buffer, and whether the bus uses it while the next tile computes."""
+
+    memory: Memory
+    words: int
+    doubled: bool
+
+
 @dataclass(frozen=True)
 class Tiling:
-    """How one layer is cut.
+    """How a group of layers is cut.
 
     Parameters:
         rows: Output rows of a tile; the last tile may have fewer.
-        buffers: "read TENSOR" or "write TENSOR" -> memory, and the first word of each copy.
+        buffers: (role, layer's index, tensor) -> memory, and the first word of each copy.
     """
 
     rows: int
-    buffers: dict[str, tuple[Memory, list[int]]]
+    buffers: dict[Key, tuple[Memory, list[int]]]
+
+    def find(self, role: Role, index: int, tensor: str, first: int) -> int | None:
+        """First word of a buffer for the tile that starts at output row ``first``, or None."""
+        if (role, index, tensor) not in self.buffers:
+            return None
+        _, starts = self.buffers[role, index, tensor]
+        return starts[first // self.rows % len(starts)]
 
 
 class OnChip:
@@ -87,91 +118,85 @@ class OnChip:
         self._memories[home(layout)].release(self.resident.pop(layout.name))
 
     def release_buffers(self, tiling: Tiling) -> None:
-        """Give back a layer's buffers."""
+        """Give back a group's buffers."""
         for memory, starts in tiling.buffers.values():
             for start in starts:
                 self._memories[memory].release(start)
 
-    def goes_to_dram(self, layout: TensorLayout, kept: dict[str, bool]) -> bool:
-        """Whether a tensor that a layer makes is stored to DRAM."""
-        is_result = layout.name == self.result
-        return self.policy.keep_all or is_result or not kept[layout.name]
+    def goes_to_dram(self, layout: TensorLayout, group: Group) -> bool:
+        """Whether a tensor that a group makes is stored to DRAM."""
+        if self.policy.keep_all or layout.name == self.result:
+            return True
+        return not group.kept[layout.name] and not group.passes(layout.name)
 
-    def tile(
-        self,
-        layer: Layer,
-        reads: list[TensorLayout],
-        writes: list[TensorLayout],
-        kept: dict[str, bool],
-    ) -> Tiling:
+    def tile(self, group: Group) -> Tiling:
         """Allot the buffers of the tallest tile that fits.
-
-        Parameters:
-            layer: The layer.
-            reads: Layouts of its input and, if it has one, its residual.
-            writes: Layouts of its outputs.
-            kept: Output tensor -> whether it stays on chip as a whole.
 
         Raises:
             CapacityError: Not even one output row fits; names layer, memory, and what it needs.
         """
-        height = layer.shape.height
+        height = group.members[0].layer.shape.height
+        name = " + ".join(member.layer.name for member in group.members)
         staying = {memory: space.used for memory, space in self._memories.items()}
         shortage: tuple[Memory, int] | None = None
         for rows, copies in _candidates(height):
-            wanted = self._buffers(layer, reads, writes, kept, rows)
-            buffers: dict[str, tuple[Memory, list[int]]] = {}
+            wanted = self._buffers(group, rows)
+            buffers: dict[Key, tuple[Memory, list[int]]] = {}
             shortage = None
-            for name, (memory, words) in wanted.items():
-                starts = [self._memories[memory].allocate(words) for _ in range(copies)]
+            for key, buffer in wanted.items():
+                space = self._memories[buffer.memory]
+                count = copies if buffer.doubled else 1
+                starts = [space.allocate(buffer.words) for _ in range(count)]
                 got = [start for start in starts if start is not None]
-                buffers[name] = (memory, got)
-                if len(got) < copies:
-                    needed = sum(w for m, w in wanted.values() if m is memory) * copies
-                    shortage = (memory, needed + staying[memory])
+                buffers[key] = (buffer.memory, got)
+                if len(got) < count:
+                    needed = sum(
+                        other.words * (copies if other.doubled else 1)
+                        for other in wanted.values()
+                        if other.memory is buffer.memory
+                    )
+                    shortage = (buffer.memory, needed + staying[buffer.memory])
                     break
-            if shortage is None and _extents_fit(layer, rows):
+            if shortage is None and all(_extents_fit(member, rows) for member in group.members):
                 return Tiling(rows, buffers)
             for memory, got in buffers.values():
                 for start in got:
                     self._memories[memory].release(start)
         if shortage is None:
             raise CapacityError(
-                f"{layer.name}: rows of {layer.shape.width} pixels exceed the "
+                f"{name}: rows of {group.members[0].layer.shape.width} pixels exceed the "
                 f"{isa.EXTENT_BITS}-bit extents of an instruction"
             )
         memory, needed = shortage
         raise CapacityError(
-            f"{layer.name}: one output row at a time needs {needed} words of "
+            f"{name}: one output row at a time needs {needed} words of "
             f"{memory.name.lower()} memory; geometry {self.geometry.name} has "
             f"{self._memories[memory].size}"
         )
 
-    def _buffers(
-        self,
-        layer: Layer,
-        reads: list[TensorLayout],
-        writes: list[TensorLayout],
-        kept: dict[str, bool],
-        rows: int,
-    ) -> dict[str, tuple[Memory, int]]:
-        """Words of each buffer that a tile of ``rows`` output rows needs, by role and tensor."""
-        wanted: dict[str, tuple[Memory, int]] = {}
-        for role, layout in zip(("input", "residual"), reads, strict=False):
-            if layout.name not in self.resident:
-                if role == "residual":
-                    tall = rows
-                else:
-                    kernel, stride, _ = window(layer)
-                    tall = min(layer.input_shape.height, (rows - 1) * stride + kernel)
-                wanted[f"read {layout.name}"] = (home(layout), tall * layout.row_words)
-        for layout in writes:
-            words = rows * layout.row_words
-            if layout.type.kind is Kind.CODES:
-                if self.goes_to_dram(layout, kept):
-                    wanted[f"write {layout.name}"] = (Memory.OUTPUT, words)
-            elif not kept[layout.name]:
-                wanted[f"write {layout.name}"] = (Memory.RESIDUAL, words)
+    def _buffers(self, group: Group, rows: int) -> dict[Key, _Buffer]:
+        """Each buffer that a tile of ``rows`` output rows needs."""
+        wanted: dict[Key, _Buffer] = {}
+        for member in group.members:
+            for number, layout in enumerate(member.reads):
+                if layout.name in self.resident or layout.name in group.strips:
+                    continue
+                kernel, stride, _ = window(member.layer)
+                tall = min(member.layer.input_shape.height, (rows - 1) * stride + kernel)
+                words = (rows if number else tall) * layout.row_words
+                wanted[Role.READ, member.index, layout.name] = _Buffer(home(layout), words, True)
+            for layout in member.writes:
+                words = rows * layout.row_words
+                stored = self.goes_to_dram(layout, group)
+                codes = layout.type.kind is Kind.CODES
+                if stored and codes:
+                    key = (Role.WRITE, member.index, layout.name)
+                    wanted[key] = _Buffer(Memory.OUTPUT, words, True)
+                if not group.kept[layout.name] and (not codes or layout.name in group.strips):
+                    # Residuals are stored from where the next layer finds them.
+                    doubled = stored and not codes
+                    key = (Role.STRIP, member.index, layout.name)
+                    wanted[key] = _Buffer(home(layout), words, doubled)
         return wanted
 
 
@@ -204,8 +229,9 @@ def _candidates(height: int) -> Iterator[tuple[int, int]]:
         yield 1, 1
 
 
-def _extents_fit(layer: Layer, rows: int) -> bool:
+def _extents_fit(member: Member, rows: int) -> bool:
     limit = (1 << isa.EXTENT_BITS) - 1
+    layer = member.layer
     _, first, last = input_rows(layer, 0, rows)
     widest = max(layer.shape.width, layer.input_shape.width)
     return max(rows, widest, last - first) <= limit

@@ -309,3 +309,30 @@ def random_network(draw: Draw, residual_bits: int = 16) -> Builder:
     if b.flip():
         b.classifier(x, draw(1, 12))
     return b
+
+
+def downsampling_block(b: Builder, name: str, x: str, outputs: int, groups: int) -> str:
+    """The residual branch is channel-shuffled before the identity path's convolution is added."""
+    codes = b.quantize(f"{name}.quantize1", x, 2)
+    acc = b.convolution(f"{name}.conv1", codes, outputs, 2, groups=groups, stride=(2, 2))
+    middle = b.quantize(f"{name}.quantize2", acc, 2)
+    acc = b.convolution(f"{name}.conv2", middle, outputs, 2, groups=groups)
+    branch = b.shuffle(f"{name}.shuffle", b.affine(f"{name}.affine2", acc), groups)
+    other = b.quantize(f"{name}.quantize3", x, 2)
+    acc = b.convolution(f"{name}.downsample", other, outputs, 2, groups=groups, kernel=(1, 1),
+                        stride=(2, 2), padding=(0, 0))  # fmt: skip
+    identity = b.affine(f"{name}.identity", acc)
+    return b.relu(f"{name}.relu", b.add(Add(name=f"{name}.add", a=branch, b=identity)))
+
+
+def shuffled_network(size: int = 12, groups: int = 2, channels: int = 16) -> Builder:
+    """Stem, a convolution with a cyclic shuffle behind it, a downsampling block, a classifier."""
+    b = Builder(drawer(5))
+    x = b.affine("stem.affine", b.convolution("stem", b.start(1, size, size), channels, 8))
+    codes = b.quantize("conv.quantize", x, 2)
+    acc = b.convolution("conv", codes, channels, 2, groups=groups)
+    x = b.relu("conv.relu", b.add(Add(name="conv.add", a=b.affine("conv.affine", acc), b=x)))
+    x = cyclic_shuffle(b, "shuffle", x, groups)
+    x = downsampling_block(b, "down", x, 2 * channels, groups)
+    b.classifier(x, 5)
+    return b

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, reject, settings
 from hypothesis import strategies as st
-from networks import Builder, basic_block, drawer, random_network
+from networks import Builder, basic_block, drawer, random_network, shuffled_network
 
 from palquant.errors import CapacityError, RangeError
 from palquant.hw.config import PRESETS, Geometry
+from palquant.hw.isa import Opcode
 from palquant.sim.driver import Simulator
 from palquant.sim.execute import Bus
 from palquant.sim.run import profile
@@ -164,6 +165,17 @@ def test_a_layer_of_the_benchmark_keeps_kilomac_busy():
     # whole run, loading the input and storing the result included
     assert ideal / result.counters["CYCLES"] >= 0.9
     assert result.counters["MERGE"] == 0
+
+
+@pytest.mark.parametrize("keep_all", [False, True])
+def test_strips_pass_from_layer_to_layer(keep_all):
+    """A shuffle and a downsampling convolution, computed by turns with their neighbours."""
+    b = shuffled_network()
+    image = compile_graph(b.graph(), SMALL, keep_all=keep_all)
+    order = [f["layer"] for _, opcode, f in Emulator(SMALL, image.data).program
+             if opcode is Opcode.COMPUTE]  # fmt: skip
+    assert order != sorted(order)
+    check(SMALL, b, image, Bus(latency=30, stall=0.2, seed=2))
 
 
 def test_many_images_behind_one_doorbell():

@@ -1,0 +1,218 @@
+"""Weights and parameters: their bytes in the image, their places on chip, and the loads between.
+
+Both memories are rings: a block is written behind the one before it. Where all blocks of a group of
+layers fit into half of a memory, they are loaded for its first tile and stay for the others; the
+other half is what the next group's blocks need to arrive in time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from palquant.errors import CapacityError
+from palquant.hw import isa
+from palquant.hw.config import PARAMETER_ROWS
+from palquant.hw.isa import Base, Memory, Opcode
+from palquant.sw.allocate import Ring
+from palquant.sw.graph import Convolution
+from palquant.sw.layer import Layer
+from palquant.sw.network import PlacedNetwork
+from palquant.sw.pack import GroupInput, group_input, pack_parameters, pack_weights
+from palquant.sw.schedule import Instruction
+from palquant.sw.segments import Segment, cut_segments
+
+#: Longest row of a transfer, in bus beats.
+MAX_ROW_BEATS = (1 << 16) - 1
+#: Blocks of output chunks that the weight memory holds at least: one computes while others load.
+#: With few large blocks the array would wait for a whole one at each layer's start.
+BLOCKS = 8
+
+
+@dataclass
+class ConstantData:
+    """Weights and parameters in the order in which they are loaded.
+
+    Parameters:
+        alignment: Every block starts at a multiple of this.
+    """
+
+    alignment: int
+    chunks: list[bytes] = field(default_factory=list)
+    size: int = 0
+
+    def append(self, data: bytes) -> int:
+        """Add a block and return its offset from the first."""
+        offset = self.size
+        padding = -len(data) % self.alignment
+        self.chunks.append(data + bytes(padding))
+        self.size += len(data) + padding
+        return offset
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the constants of a segment lie on chip.
+
+    Parameters:
+        slot: First parameter slot.
+        weight: First weight word; 0 for pools.
+        group: What the segment's convolution group reads; None for pools.
+    """
+
+    slot: int
+    weight: int
+    group: GroupInput | None
+
+
+class Constants:
+    """Cuts layers into segments whose constants fit on chip, and loads those.
+
+    Parameters:
+        network: The placed network.
+
+    Attributes:
+        data: Weights and parameters, offsets relative to their own start.
+    """
+
+    def __init__(self, network: PlacedNetwork) -> None:
+        g = network.geometry
+        self.network = network
+        self.geometry = g
+        self.data = ConstantData(g.bus_bytes)
+        self._weights = Ring(g.weight_words)
+        self._parameters = Ring(g.parameter_slots)
+        self._stay = {Memory.WEIGHT: False, Memory.PARAMETER: False}
+        self._slots: dict[Segment, int] = {}
+        self._words: dict[Segment, tuple[int, GroupInput]] = {}
+        self._offsets: dict[tuple[Segment, Memory], int] = {}
+
+    def segments(self, layer: Layer) -> list[Segment]:
+        """Segments of a layer, cut further so that weights and parameters fit their memories.
+
+        Raises:
+            CapacityError: The weights of one output chunk exceed the weight memory.
+        """
+        g = self.geometry
+        placed = self.network.assignment
+        computed, target = placed.computed[layer.name], placed.target[layer.name]
+        groups = layer.operation.groups if isinstance(layer.operation, Convolution) else 1
+        most = g.parameter_slots // 2 // g.beats
+        words = self._chunk_words(layer)
+        if words > g.weight_words:
+            raise CapacityError(
+                f"{layer.name}: one output chunk needs {words} weight words; geometry {g.name} "
+                f"has {g.weight_words}"
+            )
+        if words:
+            most = min(most, g.weight_words // BLOCKS // words)
+        if layer.permutation is not None:
+            # A permutation decides how many chunks go to the same group one after the other.
+            # With one COMPUTE for each chunk, a layer takes as long whatever its permutation is.
+            most = 1
+        most = max(1, most)
+        parts = []
+        for segment in cut_segments(computed, target, groups, g.tout):
+            chunks = len(segment.outputs) // g.tout
+            for first in range(0, chunks, most):
+                parts.append(segment.part(first, min(first + most, chunks), g.tout))
+        return parts
+
+    def begin(self, layers: list[tuple[Layer, list[Segment]]], tiles: int) -> None:
+        """Begin a group of layers that are computed tile by tile."""
+        g = self.geometry
+        chunks = [len(part.outputs) // g.tout for _, parts in layers for part in parts]
+        words = sum(
+            self._chunk_words(layer) * len(part.outputs) // g.tout
+            for layer, parts in layers
+            for part in parts
+        )
+        self._stay = {
+            Memory.WEIGHT: tiles > 1 and words <= g.weight_words // 2,
+            Memory.PARAMETER: tiles > 1 and sum(chunks) * g.beats <= g.parameter_slots // 2,
+        }
+        self._slots.clear()
+        self._words.clear()
+        self._offsets.clear()
+
+    def place(self, index: int, layer: Layer, segment: Segment) -> tuple[Place, list[Instruction]]:
+        """Where a segment's constants lie for the next tile, and the loads that bring them."""
+        loads: list[Instruction] = []
+        if segment not in self._slots or not self._stay[Memory.PARAMETER]:
+            loads.append(self._load_parameters(index, layer, segment))
+        if not isinstance(layer.operation, Convolution):
+            return Place(self._slots[segment], 0, None), loads
+        if segment not in self._words or not self._stay[Memory.WEIGHT]:
+            loads += self._load_weights(index, layer, layer.operation, segment)
+        weight, group = self._words[segment]
+        return Place(self._slots[segment], weight, group), loads
+
+    def _load_parameters(self, index: int, layer: Layer, segment: Segment) -> Instruction:
+        g = self.geometry
+        chunks = len(segment.outputs) // g.tout
+        self._slots[segment] = self._parameters.allocate(chunks * g.beats)
+        ranges = self.network.ranges[layer.name]
+        data = pack_parameters(layer, ranges, segment.outputs, segment.groups, g)
+        row_beats = g.parameter_bits_per_row // g.bus_bits
+        return Instruction(
+            Opcode.LOAD,
+            {
+                "layer": index,
+                "memory": Memory.PARAMETER,
+                "base": Base.IMAGE,
+                "address": self._slots[segment] * PARAMETER_ROWS * row_beats,
+                "stride": PARAMETER_ROWS * row_beats,
+                "rows": len(data),
+                "row_beats": data.shape[1] // g.bus_bytes,
+                "dram_offset": self._store(segment, Memory.PARAMETER, data.tobytes()),
+                "dram_stride": data.shape[1],
+            },
+            g,
+        )
+
+    def _load_weights(
+        self, index: int, layer: Layer, node: Convolution, segment: Segment
+    ) -> list[Instruction]:
+        g = self.geometry
+        placement = self.network.assignment.tensors[layer.input]
+        group = group_input(layer, node, placement, segment.group, g.tin)
+        words = pack_weights(node, segment.outputs, group.channel, g)
+        start = self._weights.allocate(len(words))
+        self._words[segment] = start, group
+        data = words.tobytes()
+        offset = self._store(segment, Memory.WEIGHT, data)
+        beats = len(data) // g.bus_bytes
+        address = start * g.weight_bits_per_word // g.bus_bits
+        return [
+            Instruction(
+                Opcode.LOAD,
+                {
+                    "layer": index,
+                    "memory": Memory.WEIGHT,
+                    "base": Base.IMAGE,
+                    "rows": 1,
+                    "row_beats": min(MAX_ROW_BEATS, beats - done),
+                    "address": address + done,
+                    "dram_offset": offset + done * g.bus_bytes,
+                },
+                g,
+            )
+            for done in range(0, beats, MAX_ROW_BEATS)
+        ]
+
+    def _store(self, segment: Segment, memory: Memory, data: bytes) -> int:
+        """Offset of a segment's constants in the image; each is there once for all tiles."""
+        key = segment, memory
+        if key not in self._offsets:
+            self._offsets[key] = self.data.append(data)
+        return self._offsets[key]
+
+    def _chunk_words(self, layer: Layer) -> int:
+        """Weight words of one output chunk."""
+        node = layer.operation
+        if not isinstance(node, Convolution):
+            return 0
+        placement = self.network.assignment.tensors[layer.input]
+        lanes = self.geometry.tin
+        chunks = len(group_input(layer, node, placement, 0, lanes).channel) // lanes
+        rows, columns = map(int, node.weight.shape[2:])
+        return isa.digits(node.weight_bits) * rows * columns * chunks
