@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -292,21 +293,26 @@ def guarded(command: Callable[[], Report], json_file: Path | None = None) -> int
             report: Report | None = command()
         except MismatchError as error:
             if json_file is not None and error.report is not None:
-                write_json(json_file, error.report)
+                try:
+                    write_json(json_file, error.report)
+                except OutputError as second:
+                    print(f"palquant: {second}", file=sys.stderr)
             raise
-        sys.stdout.flush()
+        print(end="", flush=True)
         if json_file is not None:
             write_json(json_file, report)
     except PalquantError as error:
         print(f"palquant: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        # The reader of our output has gone, as in `palquant inspect … | head`. Python would
-        # complain once more when it flushes standard output at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of our output has gone, as in `palquant inspect … | head`.
+        _drop_output()
         return 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
+        if not where and error.errno == errno.ENOSPC:  # all files are written by palquant.files
+            _drop_output()
+            where = "standard output: cannot write: "
         print(f"palquant: {where}{error.strerror or error}", file=sys.stderr)
         return 1
     except MemoryError:
@@ -316,6 +322,11 @@ def guarded(command: Callable[[], Report], json_file: Path | None = None) -> int
         print("palquant: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _drop_output() -> None:
+    """Forget what standard output still holds: at exit, Python would complain about it once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run_guarded(command: Callable[[Namespace], Report], options: Namespace) -> int:

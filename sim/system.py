@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from palquant.errors import ExecutionError
+from palquant.files import temporary_folder
 from palquant.hw.config import Geometry
 from palquant.sim.cocotb_runner import BenchResult, build_bench, run_bench
 from palquant.sim.machine import machine_verilog
@@ -37,8 +36,8 @@ def run_system(
         ExecutionError: A check failed; the message has the seed.
         ToolError: A tool is missing or failed.
     """
-    with tempfile.TemporaryDirectory(prefix="palquant-") as folder:
-        path = Path(folder) / "program.npz"
+    with temporary_folder() as folder:
+        path = folder / "program.npz"
         program.save(path)
         extra = {"program": str(path), "stall": stall, "cycles": cycles, "runs": runs}
         return _run(geometry, "palquant.sim.tb_system", extra, seed)

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from palquant.cli import build_parser, main
+from palquant.commands import guarded
+from palquant.errors import MismatchError
 from palquant.golden.data import load_digits_split
 from palquant.sw.model import load_model
 
@@ -166,6 +168,45 @@ def test_a_reader_that_goes_away_is_no_traceback(workspace):
     )
     assert result.stdout.startswith("layer")
     assert result.stderr == ""
+
+
+def test_a_full_disk_behind_standard_output_is_one_line(workspace):
+    command = f"{sys.executable} -m palquant.cli inspect {workspace / 'image'} > /dev/full"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr == "palquant: standard output: cannot write: No space left on device\n"
+
+
+def test_a_closed_standard_output_is_no_traceback(workspace):
+    command = f"{sys.executable} -m palquant.cli inspect {workspace / 'image'} >&-"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_a_report_can_go_to_a_device(workspace, capfd):
+    assert main(["inspect", str(workspace / "image"), "--json", "/dev/stdout"]) == 0
+    assert '"geometry": "tiny"' in capfd.readouterr().out
+    assert main(["inspect", str(workspace / "image"), "--json", "/dev/full"]) == 1
+    assert capfd.readouterr().err == "palquant: /dev/full: cannot write: No space left on device\n"
+
+
+def test_waveforms_that_cannot_be_written_are_named(workspace, capsys):
+    (workspace / "in-the-way").mkdir(exist_ok=True)
+    assert main(["simulate", str(workspace / "image"), "--input", str(workspace / "images.npy"),
+                 "--waves", str(workspace / "in-the-way")]) == 1  # fmt: skip
+    assert capsys.readouterr().err.endswith("in-the-way: cannot write: Is a directory\n")
+
+
+def test_a_mismatch_is_told_though_its_report_cannot_be_written(tmp_path, capsys):
+    def differs():
+        raise MismatchError("values differ", {"layers": []})
+
+    assert guarded(differs, tmp_path) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"palquant: {tmp_path}: cannot write: Is a directory",
+                     "palquant: values differ"]  # fmt: skip
+    assert guarded(differs, tmp_path / "report.json") == 1
+    assert json.loads((tmp_path / "report.json").read_text()) == {"layers": []}
 
 
 def test_wrong_options_give_status_2():

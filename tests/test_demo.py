@@ -1,10 +1,17 @@
 """The demonstration, in short: a report with all its fields, and figures that fit each other."""
 
+import dataclasses
+import importlib.metadata
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
-from palquant.demo import main
+from palquant import golden
+from palquant.demo import main, training_folder
+from palquant.golden.config import TrainConfig
+from palquant.golden.data import load_digits_split
 
 FIELDS = {
     "name", "groups", "weight_bits", "activation_bits", "float_top1", "integer_top1",
@@ -13,10 +20,18 @@ FIELDS = {
 }  # fmt: skip
 
 
+ARGUMENTS = ["--epochs", "1", "--base-width", "8", "--images", "2"]
+
+
 @pytest.fixture(scope="module")
-def report(tmp_path_factory):
+def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    assert main(["-o", str(folder), "--epochs", "1", "--base-width", "8", "--images", "2"]) == 0
+    assert main(["-o", str(folder), *ARGUMENTS]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(folder):
     return json.loads((folder / "report.json").read_text())
 
 
@@ -46,3 +61,41 @@ def test_speedups_are_ratios_of_the_cycles(report):
     ):
         assert report[name] == counterpart[field] / palquant[field]
         assert report[name] > 1
+
+
+def test_a_second_run_trains_nothing_says_so_and_reports_the_same(folder, report, capsys):
+    checkpoints = {path: path.read_bytes() for path in folder.glob("*/checkpoint.pt")}
+    times = {path: path.stat().st_mtime_ns for path in checkpoints}
+    assert main(["-o", str(folder), *ARGUMENTS]) == 0
+    said = capsys.readouterr().out
+    assert len(checkpoints) == 2
+    for path, contents in checkpoints.items():
+        assert f"going on from {path}, made by the same" in said
+        assert path.read_bytes() == contents
+        assert path.stat().st_mtime_ns == times[path]
+    assert json.loads((folder / "report.json").read_text()) == report
+
+
+def test_a_checkpoint_belongs_to_configuration_data_code_and_packages(tmp_path, monkeypatch):
+    config, split = TrainConfig(), load_digits_split()
+    names = [training_folder(config, split)]
+    assert training_folder(TrainConfig(), load_digits_split()) == names[0]
+
+    names.append(training_folder(dataclasses.replace(config, seed=1), split))
+    names.append(training_folder(config, load_digits_split(1)))
+    labels = split.train_labels.copy()
+    labels[7] += 1
+    names.append(training_folder(config, dataclasses.replace(split, train_labels=labels)))
+
+    copy = tmp_path / "golden"
+    shutil.copytree(Path(golden.__file__).parent, copy)
+    monkeypatch.setattr(golden, "__file__", str(copy / "__init__.py"))
+    assert training_folder(config, split) == names[0]
+    with (copy / "quantize.py").open("a") as file:
+        file.write("# changed\n")
+    names.append(training_folder(config, split))
+
+    version = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version(name) + "+other")
+    names.append(training_folder(config, split))
+    assert len(set(names)) == len(names) == 6

@@ -46,6 +46,14 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 #: What can end a write: only the first is the user's to mend, and is told in one line.
 ENDS = [(FULL, OutputError), (KeyboardInterrupt(), KeyboardInterrupt), (ValueError(), ValueError)]
 
+#: All ways to make something under a name.
+WAYS = [
+    lambda path: write_text(path, "text"),
+    lambda path: replace_folder(path).__enter__(),
+    lambda path: write_together(path).__enter__(),
+    make_folder,
+]
+
 
 def test_files_are_written_and_replaced(tmp_path):
     path = tmp_path / "new" / "folder" / "file"
@@ -211,15 +219,7 @@ def test_another_refusal_within_keeps_its_words(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    "write",
-    [
-        lambda path: write_text(path, "text"),
-        lambda path: replace_folder(path).__enter__(),
-        lambda path: write_together(path).__enter__(),
-        make_folder,
-    ],
-)
+@pytest.mark.parametrize("write", WAYS)
 def test_a_place_without_rights_is_named(tmp_path, monkeypatch, write):
     refused = PermissionError(errno.EACCES, "Permission denied")
     monkeypatch.setattr(os, "open", failing(refused))
@@ -233,15 +233,7 @@ def test_a_place_without_rights_is_named(tmp_path, monkeypatch, write):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    "write",
-    [
-        lambda path: write_text(path, "text"),
-        lambda path: replace_folder(path).__enter__(),
-        lambda path: write_together(path).__enter__(),
-        make_folder,
-    ],
-)
+@pytest.mark.parametrize("write", WAYS)
 def test_a_file_in_a_folders_place_is_named(tmp_path, write):
     (tmp_path / "file").write_text("old")
     with pytest.raises(OutputError) as caught:
