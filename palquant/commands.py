@@ -325,7 +325,7 @@ def guarded(command: Callable[[], Report], json_file: Path | None = None) -> int
 
 
 def _drop_output() -> None:
-    """Forget what standard output still holds: at exit, Python would complain about it once more."""
+    """Forget what standard output still holds: Python would complain once more at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
