@@ -236,15 +236,14 @@ def _check_order(program: Sequence[Placed], known: Sequence[Clock], touched: _To
                 if latest > clock[other]:
                     before = members[other][latest - 1]
                     raise InstructionError(
-                        f"{item} may begin before {program[before]} is complete: no token orders "
+                        f"{item} may begin before {program[before]} is complete: nothing orders "
                         f"what they do to {touched.conflict(before, index)}"
                     )
         members[engine].append(index)
         for access, space, first, end in uses:
-            cells = last[space].get((engine, access.write))
-            if cells is None:
-                cells = last[space][engine, access.write] = np.zeros(touched.cells[space], np.int64)
-            cells[first:end] = len(members[engine])
+            if (engine, access.write) not in last[space]:
+                last[space][engine, access.write] = np.zeros(touched.cells[space], np.int64)
+            last[space][engine, access.write][first:end] = len(members[engine])
 
 
 def _check_repetition(program: Sequence[Placed], body: int, touched: _Touched) -> None:

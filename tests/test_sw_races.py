@@ -13,6 +13,7 @@ from networks import drawer, random_network
 from palquant.errors import InstructionError
 from palquant.hw import isa
 from palquant.hw.isa import Base, Memory, Opcode
+from palquant.sw import compile as compile_module
 from palquant.sw.accesses import accesses
 from palquant.sw.compile import compile_graph
 from palquant.sw.emulator import Emulator
@@ -106,7 +107,7 @@ def racing_pairs(program):
 
 MESSAGE = re.compile(
     r"\w+ at offset (0x[0-9a-f]+) \(layer \d+\) may begin before \w+ at offset (0x[0-9a-f]+) "
-    r"\(layer \d+\) is complete: no token orders what they do to bytes 0x[0-9a-f]+ to 0x[0-9a-f]+ "
+    r"\(layer \d+\) is complete: nothing orders what they do to bytes 0x[0-9a-f]+ to 0x[0-9a-f]+ "
     r"of the (\w+ memory|\w+ region in DRAM)$"
 )
 
@@ -207,6 +208,21 @@ def test_a_program_without_one_of_its_drains_is_refused(compiled):
                 check(damaged)
             removed += 1
     assert removed >= 8
+
+
+@pytest.mark.parametrize("field", ["drain", "wait_load"])
+def test_the_compiler_refuses_its_own_mistakes(monkeypatch, field):
+    def forgetful(program):
+        insert_tokens(program)
+        named = [field] if field == "drain" else [field, "signal_compute"]
+        for name, opcode in zip(named, (Opcode.COMPUTE, Opcode.LOAD), strict=False):
+            having = (item for item in program if item.opcode is opcode and item.fields.get(name))
+            list(having)[-1].fields[name] = 0
+
+    monkeypatch.setattr(compile_module, "insert_tokens", forgetful)
+    graph = random_network(drawer(0)).graph()
+    with pytest.raises(InstructionError, match=r"COMPUTE at offset .* may begin before .* compl"):
+        compile_graph(graph, TINY)
 
 
 def prologue_and_body(*body):
