@@ -6,6 +6,8 @@ normalisation come after it (numerics, section 5).
 
 from __future__ import annotations
 
+from typing import TypedDict, Unpack
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -49,6 +51,20 @@ def convolve(
         return F.conv2d(values, levels, None, stride, padding, 1, groups)
 
 
+class Window(TypedDict, total=False):
+    """How a convolution's kernel moves, and over which channels.
+
+    Attributes:
+        stride: Vertical and horizontal stride; 1 unless given.
+        padding: Pixels added on every side; 0 unless given.
+        groups: Number of groups, which divides both channel counts; 1 unless given.
+    """
+
+    stride: int
+    padding: int
+    groups: int
+
+
 class _Convolution(nn.Module):
     """Weights and geometry common to all convolutions.
 
@@ -84,6 +100,11 @@ class _Convolution(nn.Module):
         self.weight = nn.Parameter(torch.empty(outputs, inputs // groups, kernel, kernel))
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
 
+    def _convolve(self, values: Tensor, levels: Tensor) -> Tensor:
+        return convolve(
+            values, levels, self.stride, self.padding, self.groups, exact=not self.training
+        )
+
     def extra_repr(self) -> str:
         """Geometry, for ``print(model)``."""
         outputs, inputs, kernel, _ = self.weight.shape
@@ -102,11 +123,9 @@ class ParallelConvolution(_Convolution):
         inputs: Input channels, over all groups.
         outputs: Output channels, over all groups.
         kernel: Height and width of the kernel.
-        stride: Vertical and horizontal stride.
-        padding: Codes of 0 on every side.
-        groups: Number of groups.
         weight_bits: Width of a weight, 1 to 8.
         activation_bits: Width of an activation, 1 to 4.
+        window: Stride, padding and groups; padding is codes of 0.
     """
 
     initialised: Tensor
@@ -117,13 +136,11 @@ class ParallelConvolution(_Convolution):
         outputs: int,
         kernel: int,
         *,
-        stride: int = 1,
-        padding: int = 0,
-        groups: int = 1,
         weight_bits: int = 2,
         activation_bits: int = 2,
+        **window: Unpack[Window],
     ) -> None:
-        super().__init__(inputs, outputs, kernel, stride=stride, padding=padding, groups=groups)
+        super().__init__(inputs, outputs, kernel, **window)
         self.quantize = ActivationQuantizer(activation_bits)
         self.quantize_weight = WeightQuantizer(weight_bits)
         self.output_scale = nn.Parameter(torch.tensor(1.0))
@@ -148,11 +165,6 @@ class ParallelConvolution(_Convolution):
     def _operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.quantize(x).to(self.weight.dtype), self.quantize_weight(self.weight)
 
-    def _convolve(self, values: Tensor, levels: Tensor) -> Tensor:
-        return convolve(
-            values, levels, self.stride, self.padding, self.groups, exact=not self.training
-        )
-
     def forward(self, x: Tensor) -> Integers:
         """Accumulators of real-valued activations (N, C, H, W)."""
         if self.training and not self.initialised:
@@ -167,10 +179,8 @@ class WideConvolution(_Convolution):
         inputs: Input channels.
         outputs: Output channels.
         kernel: Height and width of the kernel.
-        stride: Vertical and horizontal stride.
-        padding: Zeros on every side.
-        groups: Number of groups.
         weight_bits: Width of a weight: 2, 4 or 8.
+        window: Stride, padding and groups; padding is zeros.
     """
 
     def __init__(
@@ -179,12 +189,10 @@ class WideConvolution(_Convolution):
         outputs: int,
         kernel: int,
         *,
-        stride: int = 1,
-        padding: int = 0,
-        groups: int = 1,
         weight_bits: int = 8,
+        **window: Unpack[Window],
     ) -> None:
-        super().__init__(inputs, outputs, kernel, stride=stride, padding=padding, groups=groups)
+        super().__init__(inputs, outputs, kernel, **window)
         self.quantize_weight = TwosComplementQuantizer(weight_bits)
 
     def step(self, unit: Tensor) -> Tensor:
@@ -199,9 +207,7 @@ class WideConvolution(_Convolution):
         """Accumulators of 8-bit values (N, C, H, W), their zero point subtracted."""
         values = x.values.to(self.weight.dtype)
         levels = self.quantize_weight(self.weight)
-        sums = convolve(
-            values, levels, self.stride, self.padding, self.groups, exact=not self.training
-        )
+        sums = self._convolve(values, levels)
         return Integers(sums, self.step(x.step), self.correction(x.correction))
 
     def correction(self, unit: Tensor | float) -> Tensor:

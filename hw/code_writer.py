@@ -19,7 +19,7 @@ from palquant.hw import isa
 from palquant.hw.addresses import AddressGenerator, Advance
 from palquant.hw.banks import ConfigurationBanks
 from palquant.hw.config import DIGIT_BITS, Geometry
-from palquant.hw.delay import delay_line
+from palquant.hw.delay import beat_line, delay_line
 from palquant.hw.layouts import COMPUTE, PARAMETER_CONTROL, Configuration, WordWrite
 from palquant.hw.parameters import SlotRead
 from palquant.hw.quantize import CODE_BITS
@@ -112,13 +112,8 @@ class CodeWriter(wiring.Component):
             starts.append(generator.address)
 
         # What belongs to the beat that is being written stays until the next one comes.
-        tag, places = self.tag, lane
-        for stage in range(self.VALUE_DELAY):
-            held_tag = Signal(name=f"tag_{stage + 1}", reset_less=True)
-            held_places = Signal.like(lane, name=f"places_{stage + 1}", reset_less=True)
-            with m.If(valid[stage]):
-                m.d.sync += [held_tag.eq(tag), held_places.eq(places)]
-            tag, places = held_tag, held_places
+        tag = beat_line(m, self.tag, valid[:-1], name="tag")[-1]
+        places = beat_line(m, lane, valid[:-1], name="places")[-1]
         self._write(m, valid[-1], banks.select(tag), places, starts)
         return m
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from amaranth import Module, ShapeLike, Signal
 
-__all__ = ["delay_line", "lane_registers"]
+__all__ = ["beat_line", "delay_line", "lane_registers"]
 
 
 def delay_line(m: Module, value: Any, cycles: int, *, name: str, reset: bool = False) -> list[Any]:
@@ -32,6 +32,27 @@ def delay_line(m: Module, value: Any, cycles: int, *, name: str, reset: bool = F
     for k in range(1, cycles + 1):
         stage = Signal(value.shape(), name=f"{name}_{k}", reset_less=not reset)
         m.d.sync += stage.eq(line[-1])
+        line.append(stage)
+    return line
+
+
+def beat_line(m: Module, value: Any, strobes: Sequence[Any], *, name: str) -> list[Any]:
+    """The value of a beat at each stage of its way; it stays until the next beat arrives there.
+
+    Parameters:
+        m: Module that the registers belong to.
+        value: A signal, a view, or any expression whose shape can be that of a signal.
+        strobes: One for each register: a beat leaves the stage before it.
+        name: Prefix of the registers' names; the number of the stage follows.
+
+    Returns:
+        ``len(strobes) + 1`` values, the first of which is the value itself.
+    """
+    line = [value]
+    for k, strobe in enumerate(strobes, 1):
+        stage = Signal(value.shape(), name=f"{name}_{k}", reset_less=True)
+        with m.If(strobe):
+            m.d.sync += stage.eq(line[-1])
         line.append(stage)
     return line
 

@@ -16,7 +16,7 @@ from palquant.hw.affine import result_bits
 from palquant.hw.banks import ConfigurationBanks
 from palquant.hw.code_writer import lanes_of_group
 from palquant.hw.config import Geometry
-from palquant.hw.delay import delay_line
+from palquant.hw.delay import beat_line, delay_line
 from palquant.hw.layouts import PARAMETER_CONTROL, Configuration, WordWrite
 from palquant.hw.parameters import SlotRead
 
@@ -99,13 +99,7 @@ class ResidualWriter(wiring.Component):
         ]
 
         # The tag of the beat that is being written stays until the next one comes.
-        tag = self.tag
-        for stage in range(self.VALUE_DELAY):
-            held = Signal(name=f"tag_{stage + 1}", reset_less=True)
-            with m.If(valid[stage]):
-                m.d.sync += held.eq(tag)
-            tag = held
-        fields = banks.select(tag)
+        fields = banks.select(beat_line(m, self.tag, valid[:-1], name="tag")[-1])
 
         begins = valid[-1]
         busy = Signal()

@@ -6,7 +6,7 @@ from amaranth.hdl import Fragment
 from amaranth.lib import data
 from post_bench import trace
 
-from palquant.hw.delay import delay_line, lane_registers
+from palquant.hw.delay import beat_line, delay_line, lane_registers
 
 
 @pytest.fixture
@@ -43,6 +43,22 @@ def test_only_strobes_are_reset(module, reset):
 def test_negative_delay_is_refused(module):
     with pytest.raises(ValueError, match="non-negative number of cycles, not -1"):
         delay_line(module, Signal(), -1, name="line")
+
+
+def test_a_beats_value_stays_at_each_stage_until_the_next_one():
+    m = Module()
+    given, strobes = Signal(4), [Signal(name="first"), Signal(name="second")]
+    line = beat_line(m, given, strobes, name="line")
+    assert [stage.name for stage in line[1:]] == ["line_1", "line_2"]
+    assert all(stage.reset_less for stage in line[1:])
+    moves = [(1, 0), (0, 1), (0, 0), (1, 1), (1, 0), (0, 1), (0, 0)]
+    cycles = [[(given, value), *zip(strobes, move, strict=True)]
+              for value, move in enumerate(moves, 3)]  # fmt: skip
+    expected, first, second = [], 0, 0
+    for value, move in enumerate(moves, 3):
+        first, second = (value if move[0] else first), (first if move[1] else second)
+        expected.append([first, second])
+    assert [row[1:] for row in trace(m, cycles, line)] == [[0, 0], *expected[:-1]]
 
 
 def test_lane_registers_load_together_and_hold():
