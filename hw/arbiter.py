@@ -65,6 +65,8 @@ class ReadArbiter(wiring.Component):
     Whoever asks for a burst must be able to take all of its beats, sooner or later, without the
     other's help. The fetch unit asks rarely and goes first.
 
+    A beat for a reader that expects none is dropped, so that readers need not guard against it.
+
     Parameters:
         geometry: Sizes of the machine.
 
@@ -72,10 +74,14 @@ class ReadArbiter(wiring.Component):
         fetch: ``In(stream.Signature(ADDRESS))``.
         load: ``In(stream.Signature(ADDRESS))``.
         halt: ``In(1)``. No further burst is taken while it is high.
+        fetch_expects: ``In(1)``. Bursts that the fetch unit asked for are not answered; high if
+            not connected.
+        load_expects: ``In(1)``. The same of the load engine.
         fetch_data: ``Out(stream.Signature(read_beat(geometry)))``.
         load_data: ``Out(stream.Signature(read_beat(geometry)))``.
         fetch_waits: ``Out(1)``. An address of the fetch unit waits for the memory.
         load_waits: ``Out(1)``. An address of the load engine waits for the memory.
+        unexpected: ``Out(1)``, strobe: a beat was dropped.
         bus: ``Out(ReadChannels(bus_bits))``.
     """
 
@@ -91,10 +97,13 @@ class ReadArbiter(wiring.Component):
                 "fetch": In(stream.Signature(ADDRESS)),
                 "load": In(stream.Signature(ADDRESS)),
                 "halt": In(1),
+                "fetch_expects": In(1, init=1),
+                "load_expects": In(1, init=1),
                 "fetch_data": Out(stream.Signature(beat)),
                 "load_data": Out(stream.Signature(beat)),
                 "fetch_waits": Out(1),
                 "load_waits": Out(1),
+                "unexpected": Out(1),
                 "bus": Out(ReadChannels(geometry.bus_bits)),
             }
         )
@@ -139,11 +148,15 @@ class ReadArbiter(wiring.Component):
             bus.rready.eq(slice_.i.ready),
             slice_.i.payload.id.eq(bus.rid),
             slice_.i.payload.beat.data.eq(bus.rdata),
+            slice_.i.payload.beat.last.eq(bus.rlast),
             slice_.i.payload.beat.error.eq(bus.rresp[1]),
             self.fetch_data.payload.eq(slice_.o.payload.beat),
             self.load_data.payload.eq(slice_.o.payload.beat),
         ]
-        with m.If(slice_.o.payload.id == ReadSource.FETCH):
+        to_fetch = slice_.o.payload.id == ReadSource.FETCH
+        with m.If(~Mux(to_fetch, self.fetch_expects, self.load_expects)):
+            m.d.comb += [self.unexpected.eq(slice_.o.valid), slice_.o.ready.eq(1)]
+        with m.Elif(to_fetch):
             m.d.comb += [
                 self.fetch_data.valid.eq(slice_.o.valid),
                 slice_.o.ready.eq(self.fetch_data.ready),

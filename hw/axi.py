@@ -56,8 +56,8 @@ BURST = data.StructLayout(
 
 
 def read_beat(geometry: Geometry) -> data.StructLayout:
-    """A beat that was read: ``data``, and ``error`` where the response was not OKAY."""
-    return data.StructLayout({"data": geometry.bus_bits, "error": 1})
+    """A beat that was read: ``data``, ``last`` as the memory said, ``error`` if it refused."""
+    return data.StructLayout({"data": geometry.bus_bits, "last": 1, "error": 1})
 
 
 def _address_channel(prefix: str) -> dict[str, wiring.Member]:

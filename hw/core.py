@@ -152,6 +152,8 @@ class Core(wiring.Component):
         connect(m, store.read, compute.store_read)
         m.d.comb += [
             arbiter.halt.eq(self.halt),
+            arbiter.fetch_expects.eq(fetch.outstanding),
+            arbiter.load_expects.eq(load.outstanding),
             load.halt.eq(self.halt),
             store.halt.eq(self.halt),
             fetch.address_waits.eq(arbiter.fetch_waits),
@@ -190,7 +192,7 @@ class Core(wiring.Component):
             dispatchers[engine] = dispatcher
         m.d.comb += fetch.engines_idle.eq(Cat(d.idle for d in dispatchers.values()).all())
 
-        self._report(m, fetch, engines, dispatchers, tokens)
+        self._report(m, arbiter, fetch, engines, dispatchers, tokens)
         self._observe(m, fetch, engines, dispatchers)
         self._count(m, arbiter, engines, dispatchers)
         return m
@@ -198,6 +200,7 @@ class Core(wiring.Component):
     def _report(
         self,
         m: Module,
+        arbiter: ReadArbiter,
         fetch: FetchUnit,
         engines: Mapping[Engine, wiring.Component],
         dispatchers: Mapping[Engine, Dispatcher],
@@ -233,6 +236,16 @@ class Core(wiring.Component):
             ]
             with m.If(tokens.overflow[engine]):
                 m.d.comb += self.report_tokens.offset.eq(dispatcher.oldest)
+
+        # Nobody asked for what nobody expects: all that can be said is what was under way.
+        unasked = engines[Engine.STORE].unexpected
+        m.d.comb += [
+            self.report_bus.valid.eq(arbiter.unexpected | unasked),
+            self.report_bus.code.eq(
+                Mux(arbiter.unexpected, ErrorCode.READ_RESPONSE, ErrorCode.WRITE_RESPONSE)
+            ),
+            self.report_bus.offset.eq(oldest.offset),
+        ]
 
         m.submodules.watchdog = watchdog = Watchdog()
         read, write = self.read, self.write

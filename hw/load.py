@@ -35,11 +35,13 @@ class LoadEngine(wiring.Component):
         regions: ``In(Regions())``.
         address: ``Out(stream.Signature(ADDRESS))``, to the read arbiter.
         address_waits: ``In(1)``. An address sent waits for the memory.
-        data: ``In(stream.Signature(read_beat(geometry)))``, all bursts in order.
+        data: ``In(stream.Signature(read_beat(geometry)))``, all bursts in order; nothing may come
+            that was not asked for.
         write: ``Out(LoadWrite(geometry))``.
         halt: ``In(1)``. Write nothing more, take and drop what is on its way. The read arbiter
             must take no address either.
-        complete: ``Out(1)``, strobe; none comes after an error response.
+        complete: ``Out(1)``, strobe; none comes after an error response, which a beat that is
+            wrongly marked as its burst's last, or not marked, is too.
         busy: ``Out(1)``. An instruction is not complete.
         outstanding: ``Out(1)``. Bursts that were asked for are not answered.
         fault: ``Out(Fault())``.
@@ -120,7 +122,7 @@ class LoadEngine(wiring.Component):
             m.d.sync += [current.eq(pending.r_data), receiving.eq(pending.r_rdy)]
         m.d.sync += in_flight.eq(in_flight + asked - (accepted & final))
 
-        failed = accepted & self.data.payload.error
+        failed = accepted & (self.data.payload.error | (self.data.payload.last != final))
         broken = Signal()
         with m.If(failed):
             m.d.sync += broken.eq(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from amaranth import Cat, Const, Module, Mux, Signal
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
@@ -32,8 +32,10 @@ class Prefetch(wiring.Component):
         flush: ``In(1)``. While high: ask for nothing more, drop all that is there or still comes.
         empty: ``Out(1)``. Nothing is buffered or on its way.
         address: ``Out(stream.Signature(ADDRESS))``.
-        data: ``In(stream.Signature(read_beat(geometry)))``, always ready.
-        o: ``Out(stream.Signature(read_beat(geometry)))``.
+        data: ``In(stream.Signature(read_beat(geometry)))``, always ready; nothing may come that
+            was not asked for.
+        o: ``Out(stream.Signature(read_beat(geometry)))``, with ``error`` also where ``last`` is
+            not what it should be.
         exhausted: ``Out(1)``. All ``beats`` were read and taken.
         outstanding: ``Out(1)``. Bursts that were asked for are not answered.
     """
@@ -79,11 +81,11 @@ class Prefetch(wiring.Component):
         m = Module()
         byte_bits = self._geometry.bus_bytes.bit_length() - 1
         depth, burst_beats = self.depth, self.burst_beats
+        beat_layout = read_beat(self._geometry)
         beat_bits = burst_beats.bit_length() - 1
 
-        m.submodules.fifo = fifo = SyncFIFOBuffered(width=self.o.payload.shape().size, depth=depth)
+        m.submodules.fifo = fifo = SyncFIFOBuffered(width=beat_layout.size, depth=depth)
         m.d.comb += [
-            fifo.w_data.eq(self.data.payload),
             fifo.w_en.eq(self.data.valid & ~self.flush),
             self.data.ready.eq(1),
             self.o.payload.eq(fifo.r_data),
@@ -119,6 +121,19 @@ class Prefetch(wiring.Component):
             m.d.sync += [beat.eq(self.start[byte_bits:]), left.eq(self.beats)]
         with m.Elif(self.flush):
             m.d.sync += left.eq(0)
+
+        # So a beat is its burst's last where the next multiple begins, or where nothing follows.
+        place = Signal(range(burst_beats))
+        final = (place == burst_beats - 1) | (coming == 1)
+        arriving = data.View(beat_layout, fifo.w_data)
+        m.d.comb += [
+            arriving.eq(self.data.payload),
+            arriving.error.eq(self.data.payload.error | (self.data.payload.last != final)),
+        ]
+        with m.If(self.go):
+            m.d.sync += place.eq(self.start[byte_bits:])
+        with m.Elif(self.data.valid):
+            m.d.sync += place.eq(place + 1)
 
         # A place is taken when its beat is about to be asked for, and free when the beat is gone.
         dropped = self.data.valid & self.flush

@@ -44,8 +44,8 @@ class ErrorCode(_Documented):
     GEOMETRY = 3, "The image is built for another geometry."
     OPCODE = 4, "Unknown or illegal instruction, or reserved bits that are set."
     ADDRESS = 5, "Misaligned, beyond image or on-chip memory, or a memory the engine cannot use."
-    READ_RESPONSE = 6, "The memory answered a read with an error."
-    WRITE_RESPONSE = 7, "The memory answered a write with an error."
+    READ_RESPONSE = 6, "The memory answered a read with an error, with a wrong RLAST, or unasked."
+    WRITE_RESPONSE = 7, "The memory answered a write with an error, with a wrong BID, or unasked."
     WATCHDOG = 8, "No progress for WATCHDOG_LIMIT cycles; STALL says what everyone waited for."
     OVERRUN = 9, "A result reached the post-processor before it had finished the one before."
     TOKEN_OVERFLOW = 10, "More tokens were given than a token counter can hold."
@@ -249,7 +249,13 @@ def _build() -> RegisterMap:
             "Run the image IMAGE_COUNT times, with the settings as they are when this is written. "
             "Ignored while busy or in error.",
         ),
-        Field("reset", 1, wo, "Stop; when the bus is quiet, clear everything but the settings."),
+        Field(
+            "reset",
+            1,
+            wo,
+            "Stop; when the memory has answered all that is outstanding, clear everything but the "
+            "settings and INTERRUPT_STATUS. Where it never does, only the reset line helps.",
+        ),
     )
     table.add(
         "STATUS",
@@ -263,8 +269,8 @@ def _build() -> RegisterMap:
     table.add_whole(
         "ERROR_ADDRESS",
         ro,
-        "Byte offset in the image of the instruction at fault. Watchdog: the oldest instruction "
-        "that is not complete.",
+        "Byte offset in the image of the instruction at fault. Watchdog, or an answer unasked: the "
+        "oldest instruction that is not complete.",
     )
     table.add(
         "STALL",
@@ -282,7 +288,7 @@ def _build() -> RegisterMap:
     )
     table.add(
         "INTERRUPT_STATUS",
-        "Events since they were cleared.",
+        "Events since they were cleared by writing here, which CONTROL.reset does not do.",
         Field("done", 1, w1c, "A run has ended without an error."),
         Field("error", 1, w1c, "A run has ended with an error."),
     )

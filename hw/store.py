@@ -36,9 +36,11 @@ class StoreEngine(wiring.Component):
         read: ``Out(StoreRead(geometry))``.
         bus: ``Out(WriteChannels(bus_bits))``.
         halt: ``In(1)``. Begin no further burst; end those begun with beats that write nothing.
-        complete: ``Out(1)``, strobe; none comes after an error response, or when halted.
+        complete: ``Out(1)``, strobe; none comes after an error response, which one with a wrong
+            identifier is too, or when halted.
         busy: ``Out(1)``. An instruction is not complete.
         outstanding: ``Out(1)``. Bursts are not acknowledged.
+        unexpected: ``Out(1)``, strobe: a response that no burst waits for was dropped.
         fault: ``Out(Fault())``.
         stall: ``Out(Stall)``; IDLE when not busy.
     """
@@ -59,6 +61,7 @@ class StoreEngine(wiring.Component):
                 "complete": Out(1),
                 "busy": Out(1),
                 "outstanding": Out(1),
+                "unexpected": Out(1),
                 "fault": Out(Fault()),
                 "stall": Out(Stall),
             }
@@ -157,20 +160,26 @@ class StoreEngine(wiring.Component):
         ]
         m.d.sync += room.eq(room - asked + sent)
 
-        # Responses come in order, as all bursts have the same identifier.
+        # Responses come in order, as all bursts have the same identifier, and each behind its
+        # burst's last beat.
         m.submodules.ends = ends = SyncFIFO(width=1, depth=limit)
-        acknowledged = bus.bvalid & bus.bready
-        failed = acknowledged & bus.bresp[1]
+        owed = Signal(range(limit + 1))
+        acknowledged = bus.bvalid & (owed != 0)
+        failed = acknowledged & (bus.bresp[1] | (bus.bid != bus.awid))
         broken = Signal()
         with m.If(failed):
             m.d.sync += broken.eq(1)
         m.d.comb += [
-            bus.bready.eq(in_flight != 0),
+            bus.bready.eq(1),
+            self.unexpected.eq(bus.bvalid & (owed == 0)),
             ends.w_en.eq(taken),
             ends.w_data.eq(burst.last),
             ends.r_en.eq(acknowledged),
         ]
-        m.d.sync += in_flight.eq(in_flight + taken - acknowledged)
+        m.d.sync += [
+            in_flight.eq(in_flight + taken - acknowledged),
+            owed.eq(owed + (sent & bus.wlast) - acknowledged),
+        ]
 
         m.d.comb += [
             self.outstanding.eq(in_flight != 0),

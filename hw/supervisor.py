@@ -12,7 +12,7 @@ from palquant.hw import isa
 from palquant.hw.registers import ErrorCode
 
 #: Who can end a run with an error, the first named first where several do in the same cycle.
-SOURCES = ("fetch", "load", "compute", "store", "tokens", "watchdog")
+SOURCES = ("fetch", "load", "compute", "store", "tokens", "bus", "watchdog")
 
 
 class Report(wiring.Signature):

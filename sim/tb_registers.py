@@ -7,11 +7,16 @@ Parameters: ``geometry`` (its fields), ``stall`` (probability).
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
 import cocotb
 import numpy as np
 from cocotb.handle import HierarchyObject
 from cocotb.triggers import ClockCycles
 
+from palquant.hw.arbiter import ReadSource
 from palquant.hw.registers import (
     ADDRESS_BITS,
     IDENTIFICATION,
@@ -193,6 +198,63 @@ async def faulty_memory(dut: HierarchyObject) -> None:
         await bench.run(program, regions, cycles=RUN_CYCLES)
 
 
+@contextlib.contextmanager
+def _altered(channel: Any, field: str, identifier: tuple[str, int], number: int) -> Iterator[None]:
+    """Invert a bit of what the memory sends: of the channel's ``number``-th with an identifier."""
+    send, name = channel.send, identifier[0]
+    left = number
+
+    async def altered(item: Any) -> None:
+        nonlocal left
+        if int(getattr(item, name)) == identifier[1]:
+            if left == 0:
+                setattr(item, field, int(getattr(item, field)) ^ 1)
+            left -= 1
+        await send(item)
+
+    channel.send = altered
+    yield
+    channel.send = send
+
+
+@cocotb.test(timeout_time=TIMEOUT_MS, timeout_unit="ms")
+async def memory_that_breaks_the_rules(dut: HierarchyObject) -> None:
+    """A wrong RLAST or BID, and answers that nobody asked for, are reported; then a good run."""
+    bench, program, regions = await _bench(dut)
+    for channel, field, identifier, number, code in (
+        ("R", "rlast", ("rid", ReadSource.FETCH), 0, ErrorCode.READ_RESPONSE),
+        ("R", "rlast", ("rid", ReadSource.LOAD), bench.rng.randrange(20), ErrorCode.READ_RESPONSE),
+        ("B", "bid", ("bid", 0), 0, ErrorCode.WRITE_RESPONSE),
+    ):
+        dut._log.info("wrong %s", field)
+        bench.load_inputs(program, regions)
+        await bench.prepare(program.image, regions, 1)
+        with _altered(bench.channels[channel], field, identifier, number):
+            await bench.ring()
+            await bench.interrupt(RUN_CYCLES)
+        await bench.expect(code)
+        await bench.recover()
+        await bench.run(program, regions, cycles=RUN_CYCLES)
+    for channel, unasked, code in (
+        ("R", {"rid": ReadSource.FETCH, "rlast": 1}, ErrorCode.READ_RESPONSE),
+        ("R", {"rid": ReadSource.LOAD, "rlast": 1}, ErrorCode.READ_RESPONSE),
+        ("B", {"bid": 0}, ErrorCode.WRITE_RESPONSE),
+    ):
+        dut._log.info("unasked: %s", unasked)
+        await bench.prepare(blocked(bench.geometry), regions, 1)
+        await bench.ring()
+        await ClockCycles(bench.clk, WATCHDOG)  # nothing moves any more
+        assert not bench.irq.value
+        item = bench.channels[channel]._transaction_obj()
+        for name, value in unasked.items():
+            setattr(item, name, value)
+        bench.channels[channel].send_nowait(item)
+        await bench.interrupt(RUN_CYCLES)
+        await bench.expect(code)
+        await bench.recover()
+        await bench.run(program, regions, cycles=RUN_CYCLES)
+
+
 @cocotb.test(timeout_time=TIMEOUT_MS, timeout_unit="ms")
 async def silent_memory(dut: HierarchyObject) -> None:
     """A channel that never moves again ends in the watchdog's error; then a good run."""
@@ -293,7 +355,7 @@ async def status_and_counters_without_a_pause(dut: HierarchyObject) -> None:
             seen.append(await status)
             cycles.append(await counter)
         assert len(seen) > 1
-        assert not any(status["done"] or good and status["error"] for status in seen[:-1])
+        assert not any(status["done"] or (good and status["error"]) for status in seen[:-1])
         assert (seen[-1]["done"], seen[-1]["error"]) == (good, not good)
         assert len(set(cycles)) > 1
         assert await bench.read("CYCLES_LOW") == cycles[-1]

@@ -32,6 +32,10 @@ class AxiMemory:
     Attributes:
         data: The content.
         read_errors, write_errors: Byte addresses of beats that are answered with SLVERR.
+        wrong_last: Byte addresses of beats whose RLAST is inverted.
+        wrong_identifiers: Byte addresses of bursts that are acknowledged with another identifier.
+        unasked_reads: Identifiers of beats to send that nobody asked for, with RLAST.
+        unasked_responses: Acknowledgements to send of bursts that never were.
         deaf: Channels that are not served at all.
         reads, writes: Bursts seen, (identifier, address, beats).
         beats: Handshakes by channel.
@@ -56,6 +60,8 @@ class AxiMemory:
         self.latency, self.stall, self.interleave = latency, stall, interleave
         self.data = bytearray(self.random.randbytes(size))
         self.read_errors, self.write_errors, self.deaf = set(), set(), set()
+        self.wrong_last, self.wrong_identifiers = set(), set()
+        self.unasked_reads, self.unasked_responses = deque(), 0
         self.reads, self.writes, self.beats = [], [], Counter()
         self._signals = {}
         for interface, prefixes in ((read, ("ar", "r")), (write, ("aw", "w", "b"))):
@@ -70,7 +76,7 @@ class AxiMemory:
         self._reading = None
         self._in_burst = None
         self._addresses, self._beats, self._responses = deque(), deque(), deque()
-        self._responding = False
+        self._responding = self._unasked = False
 
     @property
     def quiet(self):
@@ -132,7 +138,11 @@ class AxiMemory:
             self._to_read[burst[0]].append([burst[1], burst[2], self._cycle + self.latency])
         ctx.set(bus.arready, self._serves("ar"))
 
-        if self._handshake(now, "r"):
+        taken = self._handshake(now, "r")
+        if taken and self._unasked:
+            self.unasked_reads.popleft()
+            self._unasked = False
+        elif taken:
             bursts = self._to_read[self._reading]
             bursts[0][0] += self.bus_bytes
             bursts[0][1] -= 1
@@ -143,14 +153,19 @@ class AxiMemory:
         ready = [i for i, b in self._to_read.items() if b and b[0][2] <= self._cycle]
         if self._in_burst is not None and not self.interleave:
             ready = [self._in_burst]
-        if self._reading is None and ready and self._serves("r"):
+        if self._reading is None and self.unasked_reads:
+            self._unasked = True
+            ctx.set(bus.rid, self.unasked_reads[0])
+            ctx.set(bus.rresp, OKAY)
+            ctx.set(bus.rlast, 1)
+        elif self._reading is None and ready and self._serves("r"):
             self._reading = self.random.choice(ready)
             address, left, _ = self._to_read[self._reading][0]
             ctx.set(bus.rid, self._reading)
             ctx.set(bus.rdata, int.from_bytes(self.dump(address, self.bus_bytes), "little"))
             ctx.set(bus.rresp, SLVERR if address in self.read_errors else OKAY)
-            ctx.set(bus.rlast, left == 1)
-        ctx.set(bus.rvalid, self._reading is not None)
+            ctx.set(bus.rlast, (left == 1) != (address in self.wrong_last))
+        ctx.set(bus.rvalid, self._unasked or self._reading is not None)
 
     def _serve_writes(self, ctx, now):
         bus = self._write
@@ -170,7 +185,10 @@ class AxiMemory:
             self._responses.append((identifier, address, beats, self._cycle + self.latency))
 
         if self._handshake(now, "b"):
-            self._responses.popleft()
+            if self._responding:
+                self._responses.popleft()
+            else:
+                self.unasked_responses -= 1
             self._responding = False
         due = self._responses and self._responses[0][3] <= self._cycle
         if not self._responding and due and self._serves("b"):
@@ -180,9 +198,12 @@ class AxiMemory:
             failed = touched & self.write_errors
             if not failed:
                 self._commit(address, beats)
-            ctx.set(bus.bid, identifier)
+            ctx.set(bus.bid, identifier ^ (address in self.wrong_identifiers))
             ctx.set(bus.bresp, SLVERR if failed else OKAY)
-        ctx.set(bus.bvalid, self._responding)
+        elif not self._responding and self.unasked_responses:
+            ctx.set(bus.bid, 0)
+            ctx.set(bus.bresp, OKAY)
+        ctx.set(bus.bvalid, self._responding or self.unasked_responses > 0)
 
     def _commit(self, address, beats):
         for data, strobe, _ in beats:

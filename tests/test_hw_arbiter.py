@@ -6,7 +6,7 @@ import pytest
 from axi_memory import AxiMemory
 from simulation import simulate, sink, source, until
 
-from palquant.hw.arbiter import ReadArbiter, RegisterSlice
+from palquant.hw.arbiter import ReadArbiter, ReadSource, RegisterSlice
 from palquant.hw.config import geometry
 
 TINY = geometry("tiny")
@@ -44,7 +44,8 @@ def test_readers_get_their_own_data_in_order(g, stall):
             addresses.append({"address": address, "length": count - 1})
             for beat in range(count):
                 value = memory.dump(address + beat * g.bus_bytes, g.bus_bytes)
-                expected[name].append({"data": int.from_bytes(value, "little"), "error": 0})
+                data = int.from_bytes(value, "little")
+                expected[name].append({"data": data, "last": int(beat == count - 1), "error": 0})
     failing = asked["load"][3]["address"]
     memory.read_errors.add(failing)
     for name, addresses in asked.items():
@@ -86,3 +87,37 @@ def test_halt_lets_no_further_address_out():
 
     addresses = [{"address": 64 * i, "length": 1} for i in range(2)]
     simulate(dut, main, memory.run, source(dut.load, addresses), sink(dut.load_data, received))
+
+
+@pytest.mark.parametrize("reader", ReadSource, ids=lambda reader: reader.name)
+def test_beats_that_nobody_expects_are_dropped_and_reported(reader):
+    dut = ReadArbiter(TINY)
+    memory = AxiMemory(TINY.bus_bits, read=dut.bus)
+    names = ("fetch", "load")
+    other = names[1 - reader]
+    received = {name: [] for name in names}
+    dropped = []
+
+    async def watch(ctx):
+        while True:
+            _, _, unexpected = await ctx.tick().sample(dut.unexpected)
+            dropped.append(unexpected)
+
+    async def main(ctx):
+        ctx.set(getattr(dut, f"{names[reader]}_expects"), 0)
+        memory.unasked_reads.extend([reader] * 3)
+        await ctx.tick().repeat(30)
+        assert memory.quiet
+        assert not memory.unasked_reads
+
+    addresses = [{"address": 64 * i, "length": 3} for i in range(4)]
+    simulate(
+        dut,
+        main,
+        memory.run,
+        watch,
+        source(getattr(dut, other), addresses),
+        *(sink(getattr(dut, f"{name}_data"), received[name]) for name in names),
+    )
+    assert sum(dropped) == 3
+    assert (len(received[other]), len(received[names[reader]])) == (16, 0)

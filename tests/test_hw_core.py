@@ -2,6 +2,8 @@
 
 import dataclasses
 import random
+from collections import deque
+from copy import copy
 
 import pytest
 from machine import IMAGE, INPUT, OUTPUT, REGION_BYTES, Machine, Tiles
@@ -56,6 +58,8 @@ def run_into(machine, code, offset, *, check=None, **settings):
         assert (await machine.read(ctx, "STATUS"))["error"]
         machine.memory.read_errors.clear()
         machine.memory.write_errors.clear()
+        machine.memory.wrong_last.clear()
+        machine.memory.wrong_identifiers.clear()
         machine.double.overrun_at = None
         await reset(ctx, machine)
         assert machine.memory.quiet
@@ -138,6 +142,73 @@ def test_write_response(tile, stall):
     machine.memory.write_errors.add(OUTPUT + tiles.tiles[tile][2])
     where = [i for i, word in enumerate(tiles.program) if word[0] & 15 == Opcode.STORE][tile]
     run_into(machine, ErrorCode.WRITE_RESPONSE, instruction_offsets(tiles.program)[where])
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["early", "missing"])
+@pytest.mark.parametrize(("tile", "stall"), [(0, 0.0), (3, 0.3)])
+def test_load_s_burst_that_ends_at_a_wrong_beat(tile, stall, last):
+    machine = Machine(TINY, stall=stall, latency=12)
+    tiles = Tiles(TINY, count=5, seed=4)
+    machine.load(tiles.program)
+    _, beats, place = tiles.tiles[tile]
+    assert beats > 1
+    machine.memory.wrong_last.add(INPUT + place + (beats - 1) * last * TINY.bus_bytes)
+    where = [i for i, word in enumerate(tiles.program) if word[0] & 15 == Opcode.LOAD][tile]
+    run_into(machine, ErrorCode.READ_RESPONSE, instruction_offsets(tiles.program)[where])
+
+
+@pytest.mark.parametrize(("beat", "offset"), [(1, 0), (8, 0x40), (15, 0x60)])
+def test_instruction_s_burst_that_ends_at_a_wrong_beat(beat, offset):
+    machine = Machine(TINY, latency=12)
+    program = Tiles(TINY, count=3).program
+    machine.load(program)
+    assert offset in (0, *instruction_offsets(program))
+    machine.memory.wrong_last.add(IMAGE + beat * TINY.bus_bytes)
+    run_into(machine, ErrorCode.READ_RESPONSE, offset)
+
+
+def test_write_that_is_acknowledged_with_a_wrong_identifier():
+    machine = Machine(TINY, latency=12)
+    tiles = Tiles(TINY, count=5)
+    machine.load(tiles.program)
+    machine.memory.wrong_identifiers.add(OUTPUT + tiles.tiles[3][2])
+    where = [i for i, word in enumerate(tiles.program) if word[0] & 15 == Opcode.STORE][3]
+    run_into(machine, ErrorCode.WRITE_RESPONSE, instruction_offsets(tiles.program)[where])
+
+
+UNASKED = {
+    "read of the fetch unit": ("unasked_reads", deque([0]), ErrorCode.READ_RESPONSE),
+    "read of the load engine": ("unasked_reads", deque([1, 1]), ErrorCode.READ_RESPONSE),
+    "write": ("unasked_responses", 2, ErrorCode.WRITE_RESPONSE),
+}
+
+
+@pytest.mark.parametrize("case", UNASKED.values(), ids=UNASKED)
+@pytest.mark.parametrize("in_run", [True, False], ids=["in a run", "before it"])
+def test_answer_that_nobody_asked_for(case, in_run):
+    attribute, answers, code = case
+    machine = Machine(TINY)
+    machine.load(program((Opcode.LOAD, LOAD), (Opcode.STORE, {**STORE, "wait_compute": 1})))
+
+    async def main(ctx):
+        if in_run:
+            await machine.start(ctx)
+            await ctx.tick().repeat(150)  # everything waits for a token
+            assert (await machine.read(ctx, "STATUS"))["busy"]
+        setattr(machine.memory, attribute, copy(answers))
+        await ctx.tick().repeat(20)
+        status = await machine.read(ctx, "STATUS")
+        if in_run:
+            assert (status["error"], status["code"]) == (1, code)
+            assert await machine.read(ctx, "ERROR_ADDRESS") == 0x40 + isa.UNIT_BYTES
+            await reset(ctx, machine)
+            await machine.write(ctx, "INTERRUPT_STATUS", error=1)
+        else:
+            assert set(status.values()) == {0}  # dropped
+        assert not getattr(machine.memory, attribute)
+        await expect_good_run(ctx, machine)
+
+    machine.run(main)
 
 
 def test_overrun():
@@ -261,6 +332,27 @@ def test_reset_in_the_middle_of_a_run(seed):
         assert machine.memory.quiet
         assert set((await machine.counters(ctx)).values()) == {0}
         assert await machine.read(ctx, "IMAGE_ADDRESS") == IMAGE
+        assert set((await machine.read(ctx, "INTERRUPT_STATUS")).values()) == {0}
+        await expect_good_run(ctx, machine)
+
+    machine.run(main)
+
+
+@pytest.mark.parametrize("event", ["done", "error"])
+def test_events_stay_over_a_reset_until_they_are_cleared(event):
+    machine = Machine(TINY)
+    machine.load(program((Opcode.LOAD, LOAD)) if event == "done" else [bytes(isa.UNIT_BYTES)])
+
+    async def main(ctx):
+        await machine.start(ctx)
+        await ctx.tick().repeat(200)
+        assert (await machine.read(ctx, "STATUS"))[event]
+        await reset(ctx, machine)
+        found = await machine.read(ctx, "INTERRUPT_STATUS")
+        assert found == {"done": event == "done", "error": event == "error"}
+        assert ctx.get(machine.dut.irq)
+        await machine.write(ctx, "INTERRUPT_STATUS", **found)
+        assert not ctx.get(machine.dut.irq)
         await expect_good_run(ctx, machine)
 
     machine.run(main)

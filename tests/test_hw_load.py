@@ -189,6 +189,27 @@ def test_error_response_is_the_fault_of_its_load():
     assert len(bench.completions) == 2  # nothing completes from then on
 
 
+@pytest.mark.parametrize("beat", [0, 3, 4], ids=["early", "a beat early", "missing"])
+def test_wrong_end_of_a_burst_is_the_fault_of_its_load(beat):
+    bench = Bench(TINY, loads(4, 5), latency=20)
+    bench.memory.wrong_last.add(0x4000 + 0x200 + beat * TINY.bus_bytes)
+    fault = bench.engine.fault
+    seen = []
+
+    async def main(ctx):
+        for _ in range(300):
+            _, _, valid, code, newest = await ctx.tick().sample(
+                fault.valid, fault.code, fault.newest
+            )
+            if valid:
+                seen.append((ErrorCode(plain(code)), newest, len(bench.writes)))
+        assert not ctx.get(bench.engine.outstanding)
+
+    bench.run(main)
+    assert seen == [(ErrorCode.READ_RESPONSE, 0, 11 + beat)]  # the beat itself is written
+    assert len(bench.completions) == 2
+
+
 def test_bad_address_is_the_fault_of_the_newest_load():
     transfers = loads(3, 5)
     transfers[1]["address"] = (1 << 20) - 1

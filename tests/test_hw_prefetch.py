@@ -68,6 +68,7 @@ def test_reads_exactly_what_was_asked_for(g, stall):
 
     bench.run(main, stall=stall)
     assert bench.values == bench.expected(start, beats)
+    assert not any(beat["error"] for _, beat in bench.received)
     assert sum(count for _, _, count in bench.memory.reads) == beats
 
 
@@ -122,6 +123,7 @@ def test_flush_drops_what_is_there_and_what_comes(wait):
 
     bench.run(main)
     assert bench.values == bench.expected(0x800, 40)
+    assert not any(beat["error"] for _, beat in bench.received)
 
 
 def test_error_comes_with_its_beat():
@@ -135,3 +137,21 @@ def test_error_comes_with_its_beat():
 
     bench.run(main)
     assert [i for i, (_, beat) in enumerate(bench.received) if beat["error"]] == [7]
+
+
+@pytest.mark.parametrize("g", GEOMETRIES, ids=lambda g: f"{g.bus_bits}x{g.burst_beats}")
+def test_wrong_end_of_a_burst_is_an_error_of_its_beat(g):
+    """Every beat's mark in turn, of a stretch that begins and ends inside a burst."""
+    bench = Bench(g, latency=3)
+    beats, first = 2 * bench.dut.burst_beats + 1, bench.dut.burst_beats - 1
+
+    async def main(ctx):
+        for wrong in range(beats):
+            bench.memory.wrong_last = {(first + wrong) * g.bus_bytes}
+            bench.received.clear()
+            await bench.go(ctx, first * g.bus_bytes, beats)
+            await until(lambda: len(bench.received) == beats)(ctx)
+            assert [i for i, (_, beat) in enumerate(bench.received) if beat["error"]] == [wrong]
+            await ctx.tick().repeat(3)
+
+    bench.run(main)

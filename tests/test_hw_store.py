@@ -54,7 +54,7 @@ class Bench:
                     result[start : start + step] = value.to_bytes(step, "little")
         return result
 
-    def run(self, main):
+    def run(self, main, *background):
         m = Module()
         m.submodules.engine = self.engine
         self._before = bytes(self.memory.data)
@@ -69,6 +69,7 @@ class Bench:
             self.memory.run,
             self._port,
             self._watch,
+            *background,
             source(self.engine.instruction, self.transfers),
         )
 
@@ -182,6 +183,53 @@ def test_error_response_is_the_fault_of_its_store():
     bench.run(main)
     assert seen == [(ErrorCode.WRITE_RESPONSE, 0, 2)]
     assert len(bench.completions) == 2
+
+
+def test_wrong_identifier_is_the_fault_of_its_store():
+    transfers = [store(5, dram_offset=0x100 * index) for index in range(4)]
+    bench = Bench(TINY, transfers, latency=20)
+    bench.memory.wrong_identifiers.add(0x8000 + 0x200)
+    fault = bench.engine.fault
+    seen = []
+
+    async def main(ctx):
+        for _ in range(300):
+            _, _, valid, code, newest = await ctx.tick().sample(
+                fault.valid, fault.code, fault.newest
+            )
+            if valid:
+                seen.append((ErrorCode(plain(code)), newest, len(bench.completions)))
+
+    bench.run(main)
+    assert seen == [(ErrorCode.WRITE_RESPONSE, 0, 2)]
+    assert len(bench.completions) == 2
+
+
+@pytest.mark.parametrize("when", [1, 8, 12, 30], ids=lambda when: f"cycle {when}")
+def test_response_that_no_burst_waits_for_is_dropped_and_reported(when):
+    """Before a burst, and while one's data is under way: it completes nothing."""
+    bench = Bench(TINY, [store(32), store(32, dram_offset=0x400)], latency=40)
+    unexpected = []
+
+    async def watch(ctx):
+        while True:
+            _, _, value = await ctx.tick().sample(bench.engine.unexpected)
+            unexpected.append(value)
+
+    async def main(ctx):
+        await ctx.tick().repeat(when)
+        assert len(bench.beat_cycles) < 32
+        bench.memory.unasked_responses = 1
+        await until(lambda: len(bench.completions) == 2)(ctx)
+        await ctx.tick().repeat(20)
+        assert not ctx.get(bench.engine.outstanding)
+        assert not ctx.get(bench.engine.busy)
+
+    bench.run(main, watch)
+    assert sum(unexpected) == 1
+    for index, seen in enumerate(bench.completions):
+        start, complete = 0x8000 + 0x400 * index, bench.expected(index + 1)
+        assert seen[start : start + 0x100] == complete[start : start + 0x100]
 
 
 def test_bad_address_is_the_fault_of_the_newest_store():

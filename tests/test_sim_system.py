@@ -11,7 +11,7 @@ from palquant.sim.programs import copy_program
 from palquant.sim.system import run_registers, run_system
 
 GEOMETRY = PRESETS["tiny"]
-REGISTER_TESTS = 14
+REGISTER_TESTS = 15
 
 
 @pytest.mark.parametrize(("seed", "stall"), [(1, 0.0), (2, 0.3), (3, 0.7)])
