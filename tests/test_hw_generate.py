@@ -12,15 +12,48 @@ from palquant.hw.axi import Lite, ReadChannels, WriteChannels
 from palquant.hw.config import geometry
 from palquant.hw.generate import generate
 from palquant.hw.registers import ADDRESS_BITS
+from palquant.sim.machine import machine_verilog
 from palquant.sim.toolchain import find_toolchain
 
 TINY = geometry("tiny")
 
-#: Warnings about the style of Verilog that Yosys writes, not about what it says.
-STYLE = (
-    "ASCRANGE", "CASEINCOMPLETE", "DECLFILENAME", "PROCASSINIT", "UNUSEDSIGNAL",
-    "WIDTHEXPAND", "WIDTHTRUNC",
-)  # fmt: skip
+#: The only warnings that generated Verilog may give, each with the reason why it is no fault.
+HARMLESS = {
+    "ASCRANGE": "a signal of no bits is declared as [-1:0]",
+    "CASEINCOMPLETE": "the default stands before the case; where there is none, LATCH says so",
+    "DECLFILENAME": "all modules are in one file",
+    "PROCASSINIT": "a register has a value at power-on, and a process that assigns it",
+    "UNUSEDSIGNAL": "signals that nothing reads keep their names, for waveforms",
+    "WIDTHEXPAND": "the narrower operand is extended with zeros, as Amaranth means it",
+    "WIDTHTRUNC": "a result is cut to what it is assigned to, as Amaranth means it",
+}
+
+#: Texts with a fault, by the class of warning that tells.
+FAULTS = {
+    "LATCH": "always @* case (a) 2'h0: q = b; 2'h1: q = ~b; endcase",
+    "UNOPTFLAT": "wire c, d; assign c = d ^ b; assign d = ~c & a[0]; assign q = c;",
+    "MULTIDRIVEN": "always @(posedge clk) q <= b; always @(negedge clk) q <= a[0];",
+    "UNDRIVEN": "wire c; assign q = b ^ c;",
+    "PINMISSING": "other other(.i(b)); assign q = a[0];",
+    "COMBDLY": "always @* q <= b;",
+    "BLKSEQ": "always @(posedge clk) q = b;",
+}
+
+
+def lint(path):
+    """What Verilator's lint says that is not harmless, and its exit status."""
+    toolchain = find_toolchain()
+    result = subprocess.run(
+        [
+            str(toolchain.verilator), "--lint-only", "-Wall",
+            *(f"-Wno-{name}" for name in HARMLESS), "--top-module", "palquant", str(path),
+        ],
+        env=toolchain.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    return result.returncode, result.stderr
 
 
 @pytest.fixture(scope="module")
@@ -65,19 +98,29 @@ def test_ports_are_those_of_the_contract(files):
     assert found == expected
 
 
-def test_verilator_finds_nothing_wrong(files):
-    toolchain = find_toolchain()
-    result = subprocess.run(
-        [
-            str(toolchain.verilator), "--lint-only", "-Wall", *(f"-Wno-{name}" for name in STYLE),
-            "--top-module", "palquant", str(files["palquant.v"]),
-        ],
-        env=toolchain.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )  # fmt: skip
-    assert (result.returncode, result.stderr) == (0, "")
+@pytest.mark.parametrize("g", [TINY, geometry("kilomac")], ids=lambda g: g.name)
+def test_verilator_finds_nothing_wrong(g, tmp_path):
+    path = tmp_path / "palquant.v"
+    path.write_text(machine_verilog(g))
+    assert lint(path) == (0, "")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_verilator_finds_faults(fault, tmp_path):
+    path = tmp_path / "palquant.v"
+    kind = "reg" if "always" in FAULTS[fault] else "wire"
+    path.write_text(
+        f"module palquant(input wire clk, input wire [1:0] a, input wire b, output {kind} q);\n"
+        f"{FAULTS[fault]}\nendmodule\n"
+        "module other(input wire i, output wire o); assign o = i; endmodule\n"
+    )
+    status, said = lint(path)
+    assert status != 0
+    assert f"%Warning-{fault}:" in said
+
+
+def test_files_hold_the_text_that_simulators_are_built_from(files):
+    assert files["palquant.v"].read_text() == machine_verilog(TINY)
 
 
 def test_text_does_not_depend_on_hashes_or_folders(files, tmp_path):
