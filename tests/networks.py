@@ -261,7 +261,7 @@ def random_network(draw: Draw, residual_bits: int = 16) -> Builder:
     groups = draw(1, 4)
     b.residual_bits = b.choose(*[bits for bits in (8, 12, 16) if bits <= residual_bits])
     channels = draw(1, 4)
-    extent = draw(1, 9), draw(1, 9)
+    extent = (1, 1) if draw(0, 9) == 9 else (draw(1, 9), draw(1, 9))
     x = b.start(channels, *extent)
     width = groups * draw(1, 20)
     size = b.choose(1, 3, 5, 7)
@@ -280,13 +280,14 @@ def random_network(draw: Draw, residual_bits: int = 16) -> Builder:
     if b.flip():
         x = b.relu("stem.relu", x)
     if b.flip():
-        kernel, pad = b.choose((3, 1), (2, 1), (1, 0))
+        extent = b.values[x].shape[2:]
+        kernel, pad = b.choose(((3, 3), 1), ((2, 2), 1), ((1, 1), 0), (extent, 0))
         stride = b.choose(1, 2)
         x = b.add(
             MaxPool(
                 name="maxpool",
                 input=x,
-                kernel=(kernel, kernel),
+                kernel=kernel,
                 stride=(stride, stride),
                 padding=(pad, pad),
             )
