@@ -1,9 +1,12 @@
 """What the tests of the post-processor's blocks share: stimuli, and parameters as bus beats."""
 
+from itertools import product
+
 from amaranth.hdl import Elaboratable
 from amaranth.sim import Simulator
 
 from palquant.hw import isa
+from palquant.hw.addresses import Advance
 from palquant.hw.config import PARAMETER_BITS, PARAMETER_ROWS, Geometry
 from palquant.hw.isa import Memory
 
@@ -140,3 +143,70 @@ def random_words(rng, bits, count):
         low = -(1 << (width - 1))
         words.append(rng.choice((low, -low - 1, rng.randint(low, -low - 1))))
     return words
+
+
+def advance_of(chunk, row, column, beat):
+    """How a beat at this place follows its predecessor in loop order."""
+    if beat:
+        return Advance.BEAT
+    if column:
+        return Advance.COLUMN
+    if row:
+        return Advance.ROW
+    return Advance.CHUNK if chunk else Advance.FIRST
+
+
+def trace_writer(dut, ports, outputs, instructions, rng, draw, steps_of_beat, early=0):
+    """Present beats to a block that writes results to memories, and record its outputs.
+
+    Whatever must not be looked at yet, or no longer, changes with every beat. That lanes' groups
+    are asked for a cycle before they arrive is checked here.
+
+    Parameters:
+        dut: The block.
+        ports: Arrays of ports, one port for each lane, that take a beat's values.
+        outputs: Ports, or lists of ports, to sample.
+        instructions: (tag, fields, (chunks, rows, columns)); each tag has one set of fields.
+        rng: Source of groups, slots and gaps.
+        draw: Draws the values of one beat, given the fields: a list for each of ``ports``.
+        steps_of_beat: What a beat leads to, step by step, given geometry, fields, place (chunk,
+            row, column, beat), values and groups.
+        early: Cycles by which the next beat comes too early.
+
+    Returns:
+        For each cycle the sampled values and whether it is an overrun; the expected steps by
+        cycle.
+    """
+    geometry = dut.geometry
+    banks = [{}, {}]
+    for tag, fields, _ in instructions:
+        banks[tag] = fields
+    cycles = bank_writes(dut.configuration, banks)
+    expected, late = {}, []
+    for tag, fields, extent in instructions:
+        for place in product(*map(range, (*extent, geometry.beats))):
+            slot = rng.randrange(geometry.parameter_slots)
+            groups = [rng.randrange(8) for _ in range(geometry.lanes)]
+            values = draw(fields)
+            start = len(cycles)
+            steps = list(steps_of_beat(geometry, fields, place, values, groups))
+            for step, word in enumerate(steps):
+                expected[start + dut.LATENCY + step] = word
+            advance = advance_of(*place)
+            cycles.append([(dut.valid, 1), (dut.tag, tag), (dut.advance, advance)])
+            cycles[-1] += [(dut.slot, slot)]
+            idle = [(dut.valid, 0), (dut.tag, 1 - tag), (dut.slot, 0)]
+            gap = -early if early else rng.choice((0, 0, 0, 1, 3))
+            cycles += [idle] * (max(1, len(steps)) - 1 + gap)
+            late.append((start + dut.VALUE_DELAY, slot, [*values, groups]))
+    cycles += [[(dut.valid, 0)]] * (dut.LATENCY + 1)
+    cycles = [list(cycle) for cycle in cycles]
+    for cycle, _, numbers in late:
+        for lanes, values in zip([*ports, dut.group.data], numbers, strict=True):
+            cycles[cycle] += list(zip(lanes, values, strict=True))
+
+    seen = trace(dut, cycles, [outputs, dut.overrun, [dut.group.enable, dut.group.slot]])
+    if not early:
+        for cycle, slot, _ in late:
+            assert seen[cycle - 1][2] == [1, slot], "memories answer in the next cycle"
+    return [(sampled, overrun) for sampled, overrun, _ in seen], expected

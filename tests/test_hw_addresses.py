@@ -4,23 +4,15 @@ import random
 from itertools import product
 
 import pytest
-from post_bench import trace
+from post_bench import advance_of, trace
 
-from palquant.hw.addresses import AddressGenerator, Advance
+from palquant.hw.addresses import AddressGenerator
 
 
 def loop(chunks, rows, columns, beats):
     """(advance, chunk, row, column, beat) of each beat, in loop order."""
     for chunk, row, column, beat in product(*map(range, (chunks, rows, columns, beats))):
-        if beat:
-            advance = Advance.BEAT
-        elif column:
-            advance = Advance.COLUMN
-        elif row:
-            advance = Advance.ROW
-        else:
-            advance = Advance.CHUNK if chunk else Advance.FIRST
-        yield advance, chunk, row, column, beat
+        yield advance_of(chunk, row, column, beat), chunk, row, column, beat
 
 
 def reference(extent, base, row_stride, pixel_stride, chunk_step, beat_step):

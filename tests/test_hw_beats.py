@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from itertools import count, product, repeat
 
 import pytest
-from post_bench import bank_writes, small_geometry, trace
+from post_bench import advance_of, bank_writes, small_geometry, trace
 
-from palquant.hw.addresses import Advance
 from palquant.hw.beats import BeatSequencer
 
 GEOMETRIES = {
@@ -48,16 +47,6 @@ def arrivals(geometry, instructions, gaps):
             yield cycle, item, number == 0, number == len(places) - 1, *place
             cycle += 1 if item.empty else item.steps * (1 if item.pooled else geometry.beats)
             cycle += next(gaps)
-
-
-def advance_of(chunk, row, column, beat):
-    if beat:
-        return Advance.BEAT
-    if column:
-        return Advance.COLUMN
-    if row:
-        return Advance.ROW
-    return Advance.CHUNK if chunk else Advance.FIRST
 
 
 def run(geometry, instructions, gaps):

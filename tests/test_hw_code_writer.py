@@ -4,8 +4,7 @@ import random
 from itertools import product
 
 import pytest
-from post_bench import bank_writes, small_geometry, trace
-from test_hw_beats import advance_of
+from post_bench import small_geometry, trace_writer
 
 from palquant.hw import isa
 from palquant.hw.code_writer import CodeWriter
@@ -83,47 +82,22 @@ def run(geometry, instructions, rng, early=0):
         early: Cycles by which the second beat comes too early, which must be an overrun.
     """
     dut = CodeWriter(geometry)
-    banks = [{}, {}]
-    for tag, fields, _ in instructions:
-        banks[tag] = fields
-    cycles = bank_writes(dut.configuration, banks)
-    expected = {}
-    late = []
-    for tag, fields, extent in instructions:
-        for place in product(*map(range, (*extent, geometry.beats))):
-            slot = rng.randrange(geometry.parameter_slots)
-            groups = [rng.randrange(8) for _ in range(geometry.lanes)]
-            codes = [
-                [rng.randrange(1 << fields[f"code{n}_bits"]) for _ in range(geometry.lanes)]
-                for n in (1, 2)
-            ]
-            start = len(cycles)
-            steps = list(steps_of_beat(geometry, fields, place, codes, groups))
-            for step, words in enumerate(steps):
-                expected[start + dut.LATENCY + step] = words
-            advance = advance_of(*place)
-            cycles.append([(dut.valid, 1), (dut.tag, tag), (dut.advance, advance)])
-            cycles[-1] += [(dut.slot, slot)]
-            idle = [(dut.valid, 0), (dut.tag, 1 - tag), (dut.slot, 0)]
-            gap = -early if early else rng.choice((0, 0, 0, 1, 3))
-            cycles += [idle] * (len(steps) - 1 + gap)
-            late.append((start + dut.VALUE_DELAY, slot, [*codes, groups]))
-    cycles += [[(dut.valid, 0)]] * (dut.LATENCY + 1)
-    cycles = [list(cycle) for cycle in cycles]
-    for cycle, _, numbers in late:
-        for ports, values in zip([*dut.codes, dut.group.data], numbers, strict=True):
-            cycles[cycle] += list(zip(ports, values, strict=True))
+
+    def draw(fields):
+        return [
+            [rng.randrange(1 << fields[f"code{n}_bits"]) for _ in range(geometry.lanes)]
+            for n in (1, 2)
+        ]
 
     ports = [[getattr(dut, name).enable, getattr(dut, name).address, getattr(dut, name).mask]
              for name in MEMORIES]  # fmt: skip
     data = [list(getattr(dut, name).data) for name in MEMORIES]
-    reads = [dut.group.enable, dut.group.slot]
-    seen = trace(dut, cycles, [ports, data, reads, dut.overrun])
+    seen, expected = trace_writer(
+        dut, dut.codes, [ports, data], instructions, rng, draw, steps_of_beat, early
+    )
     if early:
-        return sum(overrun for *_, overrun in seen)
-    for cycle, slot, _ in late:
-        assert seen[cycle - 1][2] == [1, slot], "memories answer in the next cycle"
-    for cycle, (words, digits, _, overrun) in enumerate(seen):
+        return sum(overrun for _, overrun in seen)
+    for cycle, ((words, digits), overrun) in enumerate(seen):
         assert not overrun
         for name, (enable, address, mask), numbers in zip(MEMORIES, words, digits, strict=True):
             want = expected.get(cycle, {}).get(name)

@@ -1,11 +1,9 @@
 """Every residual word, cycle by cycle, against the definition in the instruction set."""
 
 import random
-from itertools import product
 
 import pytest
-from post_bench import bank_writes, small_geometry, trace
-from test_hw_beats import advance_of
+from post_bench import small_geometry, trace_writer
 
 from palquant.hw import isa
 from palquant.hw.affine import result_bits
@@ -17,8 +15,9 @@ GEOMETRIES = [
 ]
 
 
-def steps_of_beat(geometry, fields, place, values, groups):
+def steps_of_beat(geometry, fields, place, results, groups):
     """(address, {lane: residual}) of each step."""
+    (values,) = results
     if not fields["residual_out"]:
         return
     chunk, row, column, beat = place
@@ -57,41 +56,19 @@ def random_fields(rng, **fixed):
 def run(geometry, instructions, rng, early=0):
     """Compare every cycle of the port; returns the number of words, or of overruns."""
     dut = ResidualWriter(geometry)
-    banks = [{}, {}]
-    for tag, fields, _ in instructions:
-        banks[tag] = fields
-    cycles = bank_writes(dut.configuration, banks)
-    expected, late = {}, []
     limit = 1 << (result_bits(geometry) - 1)
-    for tag, fields, extent in instructions:
-        for place in product(*map(range, (*extent, geometry.beats))):
-            slot = rng.randrange(geometry.parameter_slots)
-            groups = [rng.randrange(8) for _ in range(geometry.lanes)]
-            values = [rng.randrange(-limit, limit) for _ in range(geometry.lanes)]
-            start = len(cycles)
-            steps = list(steps_of_beat(geometry, fields, place, values, groups))
-            for step, word in enumerate(steps):
-                expected[start + dut.LATENCY + step] = word
-            advance = advance_of(*place)
-            cycles.append([(dut.valid, 1), (dut.tag, tag), (dut.advance, advance)])
-            cycles[-1] += [(dut.slot, slot)]
-            idle = [(dut.valid, 0), (dut.tag, 1 - tag), (dut.slot, 0)]
-            gap = 0 if early else rng.choice((0, 0, 0, 1, 3))
-            cycles += [idle] * (max(1, len(steps)) - 1 + gap - early)
-            late.append((start + dut.VALUE_DELAY, slot, values, groups))
-    cycles += [[(dut.valid, 0)]] * (dut.LATENCY + 1)
-    cycles = [list(cycle) for cycle in cycles]
-    for cycle, _, values, groups in late:
-        cycles[cycle] += list(zip(dut.values, values, strict=True))
-        cycles[cycle] += list(zip(dut.group.data, groups, strict=True))
+
+    def draw(_):
+        return [[rng.randrange(-limit, limit) for _ in range(geometry.lanes)]]
+
     port = dut.residual
     outputs = [port.enable, port.address, port.mask, list(port.data)]
-    seen = trace(dut, cycles, [outputs, [dut.group.enable, dut.group.slot], dut.overrun])
+    seen, expected = trace_writer(
+        dut, [dut.values], outputs, instructions, rng, draw, steps_of_beat, early
+    )
     if early:
-        return sum(overrun for *_, overrun in seen)
-    for cycle, slot, *_ in late:
-        assert seen[cycle - 1][1] == [1, slot], "memories answer in the next cycle"
-    for cycle, ((enable, address, mask, data), _, overrun) in enumerate(seen):
+        return sum(overrun for _, overrun in seen)
+    for cycle, ((enable, address, mask, data), overrun) in enumerate(seen):
         assert not overrun
         assert bool(enable) == (cycle in expected)
         if enable:
