@@ -14,9 +14,13 @@ def option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
+#: Kinds of blocks.
+BLOCKS = ("basic", "bottleneck", "plain")
+
+
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """A residual network. The defaults are the one for 8x8 digits.
+    """A network of parallel groups. The defaults are the one for 8x8 digits.
 
     Parameters:
         base_width: Channels of the first stage in each group; doubled from stage to stage.
@@ -25,7 +29,9 @@ class NetworkConfig:
         activation_bits: Width of the activations between stem and classifier, 1 to 4.
         residual_bits: Width of the residual stream, 8 to 16.
         shuffle: Whether cyclic shuffles stand between the stages (with more than one group).
-        blocks: Basic blocks of each stage.
+        block: What stages are made of: "basic" and "bottleneck" blocks with identity paths, or
+            "plain" convolutions with a max-pool before each stage but the first.
+        blocks: Blocks of each stage.
         classes: Number of classes.
         image: Channels, height and width of an image.
         mean: Mean of a pixel per channel, for pixels of 0 to 1.
@@ -46,6 +52,7 @@ class NetworkConfig:
     activation_bits: int = 2
     residual_bits: int = 16
     shuffle: bool = True
+    block: str = "basic"
     blocks: tuple[int, ...] = (1, 1, 1)
     classes: int = 10
     image: tuple[int, int, int] = (1, 8, 8)
@@ -62,10 +69,15 @@ class NetworkConfig:
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} must be a positive integer, not "
                                          f"{getattr(self, name)}")  # fmt: skip
+        if self.block not in BLOCKS:
+            raise ConfigurationError(f"block must be one of {', '.join(BLOCKS)}, not {self.block}")
         if not self.blocks or min(self.blocks) < 1:
             raise ConfigurationError(f"blocks must be positive integers, not {self.blocks}")
         if self.image[1] != self.image[2]:
             raise ConfigurationError(f"images must be square, not {self.image[1]}x{self.image[2]}")
+        if self.final_size < 1:
+            raise ConfigurationError(f"images of {self.image[1]} pixels are too small for "
+                                     f"{len(self.blocks)} {self.block} stages")  # fmt: skip
         if not len(self.mean) == len(self.std) == self.image[0] or min(self.std) <= 0:
             raise ConfigurationError(f"means {self.mean} and standard deviations {self.std} do not "
                                      f"fit images of {self.image[0]} channels")  # fmt: skip
@@ -77,16 +89,31 @@ class NetworkConfig:
                 + ("" if self.shuffle or self.groups == 1 else "-noshuffle"))  # fmt: skip
 
     @property
+    def expansion(self) -> int:
+        """Channels that a block makes for each channel inside it."""
+        return 4 if self.block == "bottleneck" else 1
+
+    @property
+    def stem_width(self) -> int:
+        """Channels of the stem, over all groups."""
+        return self.base_width * self.groups
+
+    @property
     def widths(self) -> tuple[int, ...]:
-        """Channels of each stage, over all groups."""
-        return tuple((self.base_width << i) * self.groups for i in range(len(self.blocks)))
+        """Channels that each stage makes, over all groups; plain stages grow to 8 times the base."""
+        largest = 3 if self.block == "plain" else len(self.blocks)
+        return tuple(
+            (self.stem_width << min(i, largest)) * self.expansion for i in range(len(self.blocks))
+        )
 
     @property
     def final_size(self) -> int:
         """Height and width of the last stage's tensors."""
         size = -(-self.image[1] // self.stem_stride)
-        for _ in range(len(self.blocks) - 1 + self.stem_pool):
+        if self.stem_pool:
             size = -(-size // 2)
+        for _ in range(len(self.blocks) - 1):
+            size = size // 2 if self.block == "plain" else -(-size // 2)
         return size
 
     @property

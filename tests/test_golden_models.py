@@ -6,7 +6,15 @@ import torch
 from palquant.errors import ConfigurationError
 from palquant.golden.config import NetworkConfig
 from palquant.golden.export import export
-from palquant.golden.models import ResidualNetwork, calibrate, resnet18
+from palquant.golden.models import (
+    ARCHITECTURES,
+    ResidualNetwork,
+    calibrate,
+    resnet18,
+    resnet34,
+    resnet50,
+    vgg16,
+)
 from palquant.golden.random_network import random_network
 from palquant.sw.graph import Convolution
 
@@ -32,6 +40,42 @@ def test_resnet18_has_the_published_amount_of_work(groups, gmac, megabit):
     macs, weights = work(export(random_network(config, seed=0, batch=2)))
     assert macs * 16**2 * 7**2 / 1e9 == pytest.approx(gmac, abs=6e-4)
     assert weights * 16**2 * 2 / 1e6 == pytest.approx(megabit, abs=6e-2)
+
+
+@pytest.mark.parametrize(
+    ("network", "gmac", "megaweights"),
+    [(resnet34, 3.545, 21.26), (resnet50, 3.97, 23.45), (vgg16, 15.26, 14.71)],
+)
+def test_other_networks_have_their_published_amount_of_work(network, gmac, megaweights):
+    """Between stem and classifier, with one group: the work of the torchvision networks."""
+    config = network(1, base_width=4, image=(3, 32, 32), classes=10)
+    macs, weights = work(export(random_network(config, seed=0, batch=2)))
+    assert macs * 16**2 * 7**2 / 1e9 == pytest.approx(gmac, rel=2e-3)
+    assert weights * 16**2 / 1e6 == pytest.approx(megaweights, rel=2e-3)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("groups", [1, 2, 3, 4])
+def test_architectures_can_be_evaluated(name, groups):
+    config = ARCHITECTURES[name](groups, base_width=4, image=(3, 32, 32), classes=7)
+    model = ResidualNetwork(config)
+    model(torch.rand(2, 3, 32, 32))
+    assert model.eval()(torch.rand(2, 3, 32, 32)).shape == (2, 7)
+
+
+def test_resnet50_widens_its_first_stage_with_a_shuffle():
+    """As torchvision's, every width times the groups."""
+    with torch.device("meta"):
+        model = ResidualNetwork(resnet50(2))
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    assert shapes["stage1.0.conv1.weight"] == (128, 64, 1, 1)
+    assert shapes["stage1.0.conv2.weight"] == (128, 64, 3, 3)
+    assert shapes["stage1.0.conv3.weight"] == (512, 64, 1, 1)
+    assert shapes["stage1.0.downsample.conv.weight"] == (512, 64, 1, 1)
+    assert shapes["stage4.2.conv3.weight"] == (4096, 512, 1, 1)
+    assert shapes["classifier.conv.weight"] == (1000, 4096, 1, 1)
+    assert model.get_submodule("stage2.0.conv2").stride in (2, (2, 2))
+    assert "stage1.0.shuffle.permutation" in dict(model.named_buffers())
 
 
 def test_resnet18_has_the_published_weights():
@@ -107,6 +151,8 @@ def test_calibration_sets_statistics_to_those_of_the_batch():
     [
         ({"groups": 0}, "^groups must be a positive integer, not 0$"),
         ({"base_width": -1}, "^base_width must be a positive integer, not -1$"),
+        ({"block": "dense"}, "^block must be one of basic, bottleneck, plain, not dense$"),
+        ({"block": "plain", "blocks": (1,) * 5}, "^images of 8 pixels are too small for 5 plain"),
         ({"blocks": ()}, r"^blocks must be positive integers, not \(\)$"),
         ({"blocks": (1, 0)}, r"^blocks must be positive integers, not \(1, 0\)$"),
         ({"image": (1, 8, 9)}, "^images must be square, not 8x9$"),
