@@ -4,11 +4,10 @@ import dataclasses
 import random
 
 import pytest
-from amaranth import Module
 from amaranth.lib.wiring import connect
 from axi_memory import AxiMemory
-from simulation import plain, simulate, source, until
-from transfers import DRAM_BYTES, random_transfer, rows, set_regions
+from simulation import plain, until
+from transfers import DRAM_BYTES, EngineBench, one_row, random_transfer, rows
 
 from palquant.hw.arbiter import ReadArbiter
 from palquant.hw.config import geometry
@@ -25,7 +24,7 @@ GEOMETRIES = [
 ]
 
 
-class Bench:
+class Bench(EngineBench):
     """A load engine on a read arbiter, a memory behind it, and what was written on chip."""
 
     def __init__(self, g, transfers, *, stall=0.0, latency=0, port_stall=0.0):
@@ -57,9 +56,8 @@ class Bench:
     def flat(self):
         return [write for writes in self.expected for write in writes]
 
-    def run(self, main):
-        m = Module()
-        m.submodules.engine = self.engine
+    def wire(self, m):
+        super().wire(m)
         m.submodules.arbiter = self.arbiter
         connect(m, self.engine.address, self.arbiter.load)
         connect(m, self.arbiter.load_data, self.engine.data)
@@ -68,17 +66,8 @@ class Bench:
             self.arbiter.halt.eq(self.engine.halt),
         ]
 
-        async def whole(ctx):
-            set_regions(ctx, self.engine.regions)
-            await main(ctx)
-
-        simulate(
-            m,
-            whole,
-            self.memory.run,
-            self._port,
-            source(self.engine.instruction, self.transfers),
-        )
+    def background(self):
+        return [*super().background(), self._port]
 
     async def _port(self, ctx):
         rng = random.Random(5)
@@ -125,32 +114,14 @@ def test_beats_and_completions_equal_reference(g, stall, latency, port_stall):
 @pytest.mark.parametrize("g", GEOMETRIES[:2], ids=lambda g: g.name)
 def test_bus_stays_busy_from_load_to_load_at_50_cycles_latency(g):
     beats = 64
-    transfer = {
-        "memory": Memory.WEIGHT,
-        "base": Base.IMAGE,
-        "address": 0,
-        "stride": beats,
-        "rows": 1,
-        "row_beats": beats,
-        "dram_offset": 0,
-        "dram_stride": 0,
-    }
+    transfer = one_row(Memory.WEIGHT, Base.IMAGE, beats)
     bench = Bench(g, [transfer] * 10, latency=50)
     bench.run(until(lambda: len(bench.completions) == 10))
     assert bench.cycles[-1] - bench.cycles[0] == 10 * beats - 1
 
 
 def test_short_loads_overlap_as_well():
-    transfer = {
-        "memory": Memory.PARAMETER,
-        "base": Base.IMAGE,
-        "address": 0,
-        "stride": 0,
-        "rows": 1,
-        "row_beats": 4,
-        "dram_offset": 0,
-        "dram_stride": 0,
-    }
+    transfer = one_row(Memory.PARAMETER, Base.IMAGE, 4)
     bench = Bench(TINY, [transfer] * 32, latency=50)
     bench.run(until(lambda: len(bench.completions) == 32))
     # Eight bursts in flight: four rounds of the latency, not thirty-two.
@@ -173,18 +144,7 @@ def loads(count, beats):
 def test_error_response_is_the_fault_of_its_load():
     bench = Bench(TINY, loads(4, 5), latency=20)
     bench.memory.read_errors.add(0x4000 + 0x200 + 3 * TINY.bus_bytes)
-    engine = bench.engine
-    seen = []
-
-    async def main(ctx):
-        for _ in range(300):
-            _, _, valid, code, newest = await ctx.tick().sample(
-                engine.fault.valid, engine.fault.code, engine.fault.newest
-            )
-            if valid:
-                seen.append((ErrorCode(plain(code)), newest, len(bench.completions)))
-
-    bench.run(main)
+    seen = bench.faults(lambda: len(bench.completions))
     assert seen == [(ErrorCode.READ_RESPONSE, 0, 2)]
     assert len(bench.completions) == 2  # nothing completes from then on
 
@@ -193,19 +153,7 @@ def test_error_response_is_the_fault_of_its_load():
 def test_wrong_end_of_a_burst_is_the_fault_of_its_load(beat):
     bench = Bench(TINY, loads(4, 5), latency=20)
     bench.memory.wrong_last.add(0x4000 + 0x200 + beat * TINY.bus_bytes)
-    fault = bench.engine.fault
-    seen = []
-
-    async def main(ctx):
-        for _ in range(300):
-            _, _, valid, code, newest = await ctx.tick().sample(
-                fault.valid, fault.code, fault.newest
-            )
-            if valid:
-                seen.append((ErrorCode(plain(code)), newest, len(bench.writes)))
-        assert not ctx.get(bench.engine.outstanding)
-
-    bench.run(main)
+    seen = bench.faults(lambda: len(bench.writes))
     assert seen == [(ErrorCode.READ_RESPONSE, 0, 11 + beat)]  # the beat itself is written
     assert len(bench.completions) == 2
 
@@ -259,10 +207,4 @@ def test_halt_takes_and_drops_what_is_under_way(stall):
 def test_stall_names_what_it_waits_for(deaf, port_stall, stall):
     bench = Bench(TINY, loads(1, 5), port_stall=port_stall)
     bench.memory.deaf = deaf
-
-    async def main(ctx):
-        assert plain(ctx.get(bench.engine.stall)) == Stall.IDLE
-        await ctx.tick().repeat(50)
-        assert plain(ctx.get(bench.engine.stall)) == stall
-
-    bench.run(main)
+    assert bench.stalls(50) == (Stall.IDLE, stall)

@@ -4,10 +4,9 @@ import dataclasses
 import random
 
 import pytest
-from amaranth import Module
 from axi_memory import AxiMemory
-from simulation import plain, simulate, source, until
-from transfers import DRAM_BYTES, random_transfer, rows, set_regions
+from simulation import plain, until
+from transfers import DRAM_BYTES, EngineBench, one_row, random_transfer, rows
 
 from palquant.hw.config import geometry
 from palquant.hw.isa import Base, Memory
@@ -28,7 +27,7 @@ def content(g, memory, address):
     return random.Random(memory << 20 | address).getrandbits(g.bus_bits)
 
 
-class Bench:
+class Bench(EngineBench):
     """A store engine between on-chip memories and a DRAM."""
 
     def __init__(self, g, transfers, *, stall=0.0, latency=0, port_stall=0.0):
@@ -54,24 +53,9 @@ class Bench:
                     result[start : start + step] = value.to_bytes(step, "little")
         return result
 
-    def run(self, main, *background):
-        m = Module()
-        m.submodules.engine = self.engine
+    def background(self):
         self._before = bytes(self.memory.data)
-
-        async def whole(ctx):
-            set_regions(ctx, self.engine.regions)
-            await main(ctx)
-
-        simulate(
-            m,
-            whole,
-            self.memory.run,
-            self._port,
-            self._watch,
-            *background,
-            source(self.engine.instruction, self.transfers),
-        )
+        return [*super().background(), self._port, self._watch]
 
     async def _port(self, ctx):
         rng = random.Random(5)
@@ -152,35 +136,14 @@ def test_a_beat_every_cycle(g):
 
 
 def store(beats, **change):
-    return {
-        "memory": Memory.OUTPUT,
-        "base": Base.OUTPUT,
-        "address": 0,
-        "stride": beats,
-        "rows": 1,
-        "row_beats": beats,
-        "dram_offset": 0,
-        "dram_stride": 0,
-        **change,
-    }
+    return one_row(Memory.OUTPUT, Base.OUTPUT, beats, **change)
 
 
 def test_error_response_is_the_fault_of_its_store():
     transfers = [store(5, dram_offset=0x100 * index) for index in range(4)]
     bench = Bench(TINY, transfers, latency=20)
     bench.memory.write_errors.add(0x8000 + 0x200)
-    fault = bench.engine.fault
-    seen = []
-
-    async def main(ctx):
-        for _ in range(300):
-            _, _, valid, code, newest = await ctx.tick().sample(
-                fault.valid, fault.code, fault.newest
-            )
-            if valid:
-                seen.append((ErrorCode(plain(code)), newest, len(bench.completions)))
-
-    bench.run(main)
+    seen = bench.faults(lambda: len(bench.completions))
     assert seen == [(ErrorCode.WRITE_RESPONSE, 0, 2)]
     assert len(bench.completions) == 2
 
@@ -189,18 +152,7 @@ def test_wrong_identifier_is_the_fault_of_its_store():
     transfers = [store(5, dram_offset=0x100 * index) for index in range(4)]
     bench = Bench(TINY, transfers, latency=20)
     bench.memory.wrong_identifiers.add(0x8000 + 0x200)
-    fault = bench.engine.fault
-    seen = []
-
-    async def main(ctx):
-        for _ in range(300):
-            _, _, valid, code, newest = await ctx.tick().sample(
-                fault.valid, fault.code, fault.newest
-            )
-            if valid:
-                seen.append((ErrorCode(plain(code)), newest, len(bench.completions)))
-
-    bench.run(main)
+    seen = bench.faults(lambda: len(bench.completions))
     assert seen == [(ErrorCode.WRITE_RESPONSE, 0, 2)]
     assert len(bench.completions) == 2
 
@@ -292,10 +244,4 @@ def test_halt_ends_bursts_without_writing(stall, beats_before):
 def test_stall_names_what_it_waits_for(deaf, port_stall, stall):
     bench = Bench(TINY, [store(40)], port_stall=port_stall)
     bench.memory.deaf = deaf
-
-    async def main(ctx):
-        assert plain(ctx.get(bench.engine.stall)) == Stall.IDLE
-        await ctx.tick().repeat(100)
-        assert plain(ctx.get(bench.engine.stall)) == stall
-
-    bench.run(main)
+    assert bench.stalls(100) == (Stall.IDLE, stall)
