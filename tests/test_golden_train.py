@@ -151,7 +151,8 @@ def test_a_loss_that_diverges_is_an_error(tmp_path):
 
 def test_an_unusable_folder_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match=r"file: cannot make this folder: .*file is no directory$"):
+    message = r"file: cannot make this folder: .*file is no directory$"
+    with pytest.raises(OutputError, match=message):
         train(SHORT, tmp_path / "file", progress=False)
 
 
