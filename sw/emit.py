@@ -92,9 +92,16 @@ class Emitter:
         return found
 
     def _keep(self, layout: TensorLayout, index: int) -> bool:
-        """Keep a result on chip as a whole if somebody reads it and it fits."""
-        used = self.network.last_use(layout.name) > index
-        return used and layout.type.kind is not Kind.LOGITS and self.chip.keep(layout)
+        """Keep a result on chip as a whole if somebody reads it and it fits.
+
+        A large one that only the next layer reads, row by row, does better as strips: the room is
+        worth more to tensors that are read with a halo, or much later.
+        """
+        last = self.network.last_use(layout.name)
+        if last <= index or layout.type.kind is Kind.LOGITS:
+            return False
+        passing = last == index + 1 and Member.of(self.network, last).row_local(layout.name)
+        return not (passing and self.chip.large(layout)) and self.chip.keep(layout)
 
     def _emit_group(self, group: Group, tiling: Tiling, fresh_input: bool) -> None:
         net = self.network

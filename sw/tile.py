@@ -23,6 +23,10 @@ from palquant.sw.layer import Layer
 from palquant.sw.layout import TensorLayout
 
 
+#: Share of a memory from which on a tensor stays only if it must.
+LARGE = 1 / 4
+
+
 @dataclass(frozen=True)
 class Policy:
     """How generously on-chip memory is given to whole tensors.
@@ -112,6 +116,10 @@ class OnChip:
             return False
         self.resident[layout.name] = start
         return True
+
+    def large(self, layout: TensorLayout) -> bool:
+        """Whether a tensor would take so much of its memory that others miss the room."""
+        return layout.words > LARGE * self._memories[home(layout)].size
 
     def release(self, layout: TensorLayout) -> None:
         """Give back the space of a tensor that stayed."""
