@@ -100,7 +100,7 @@ class NetworkConfig:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Channels that each stage makes, over all groups; plain stages grow to 8 times the base."""
+        """Channels that each stage makes, over all groups; plain ones grow to 8 times the base."""
         largest = 3 if self.block == "plain" else len(self.blocks)
         return tuple(
             (self.stem_width << min(i, largest)) * self.expansion for i in range(len(self.blocks))

@@ -22,7 +22,6 @@ from palquant.sw.graph import Convolution, Kind
 from palquant.sw.layer import Layer
 from palquant.sw.layout import TensorLayout
 
-
 #: Share of a memory from which on a tensor stays only if it must.
 LARGE = 1 / 4
 
