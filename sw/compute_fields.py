@@ -13,7 +13,7 @@ from palquant.sw.layer import Layer
 from palquant.sw.layout import TensorLayout
 from palquant.sw.network import PlacedNetwork
 from palquant.sw.pack import GroupInput
-from palquant.sw.segments import Segment
+from palquant.sw.segments import Part, Segment
 
 _WRAP = 1 << isa.ADDRESS_BITS
 
@@ -54,6 +54,7 @@ def compute_fields(
     group: GroupInput | None,
     slot: int,
     weight_address: int,
+    part: Part | None = None,
 ) -> dict[str, int]:
     """Fields of the COMPUTE of ``segment`` in ``tile``.
 
@@ -66,6 +67,8 @@ def compute_fields(
         group: What the segment's convolution group reads; None for pools.
         slot: First parameter slot.
         weight_address: First weight word.
+        part: What the COMPUTE adds to one result of the tile's only row; None if it makes all
+            results of the tile.
 
     Raises:
         UnsupportedLayerError: A result takes more memory steps than the field ``steps`` holds.
@@ -73,11 +76,16 @@ def compute_fields(
     g = network.geometry
     f: dict[str, int] = {"layer": index, "parameter_slot": slot}
     f |= _input_fields(network, layer, tile, segment, group)
+    if part is not None:
+        f |= _part_fields(layer, part, f, group, g)
     if isinstance(layer.operation, Convolution):
         f |= _weight_fields(layer.operation, f, weight_address)
+        if part is not None:
+            f["digit_sum_first"] = f["digit_sum_last"] = part.digit_sum
+    column = 0 if part is None else part.column
     f |= {
         "output_rows": tile.rows,
-        "output_columns": layer.shape.width,
+        "output_columns": layer.shape.width if part is None else 1,
         "output_chunks": len(segment.outputs) // g.tout,
         "affine": int(layer.affine is not None),
         "relu_before": int(layer.relu_before),
@@ -88,6 +96,8 @@ def compute_fields(
         "scatter_groups": segment.scatter,
         "first_lane": segment.base % g.tin,
     }
+    if part is not None and not part.ends:
+        return f | {"steps": _steps(layer, f | _NO_CODES, g)}
     if layer.residual is not None:
         assert tile.residual_in is not None
         layout = network.layouts[layer.residual]
@@ -95,18 +105,50 @@ def compute_fields(
         f["residual_in_address"] = tile.residual_in + segment.start // g.lanes
         f["residual_in_row_stride"] = layout.row_words
         f["residual_in_pixel_stride"] = layout.pixel_words
+        f["residual_in_address"] += column * layout.pixel_words
     stored = layer.residual_out or layer.logits
     if stored is not None:
-        f |= _residual_fields(network.layouts[stored], tile, segment)
+        layout = network.layouts[stored]
+        f |= _residual_fields(layout, tile, segment)
+        f["residual_out_address"] += column * layout.pixel_words
     for number in (1, 2):
         prefix = f"code{number}_"
         f |= {prefix + "bits": 0, prefix + "to_activation": 0, prefix + "to_output": 0}
         if number <= len(layer.codes):
             code = layer.codes[number - 1]
-            f |= _code_fields(prefix, network.layouts[code.tensor], tile, segment)
+            layout = network.layouts[code.tensor]
+            f |= _code_fields(prefix, layout, tile, segment)
             f[prefix + "bits"] = code.bits
+            for memory in ("activation", "output"):
+                f[f"{prefix}{memory}_address"] += column * layout.pixel_words
     f["steps"] = _steps(layer, f, g)
     return f
+
+
+#: Fields of a COMPUTE that makes no codes.
+_NO_CODES = {
+    f"code{n}_{name}": 0 for n in (1, 2) for name in ("bits", "to_activation", "to_output")
+}
+
+
+def _part_fields(
+    layer: Layer, part: Part, f: dict[str, int], group: GroupInput | None, g: Geometry
+) -> dict[str, int]:
+    """What differs for one part of one result, from the fields of a row of results."""
+    assert group is not None
+    stride = layer.operation.stride[1]
+    chunks = len(group.channel) // g.tin
+    start = f["input_origin"] + part.column * f["input_pixel_stride"]
+    start += part.first_chunk * f["input_digits"]
+    return {
+        "input_origin": start % _WRAP,
+        "first_column": f["first_column"] + part.column * stride,
+        "input_chunks": part.last_chunk - part.first_chunk,
+        "last_lanes": f["last_lanes"] if part.last_chunk == chunks else g.tin,
+        "accumulate": int(not part.begins),
+        "shift_first": int(part.shifts),
+        "hold": int(not part.ends),
+    }
 
 
 def _steps(layer: Layer, f: dict[str, int], geometry: Geometry) -> int:

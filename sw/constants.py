@@ -1,5 +1,8 @@
 """Weights and parameters: their bytes in the image, their places on chip, and the loads between.
 
+A layer whose weights of one output chunk exceed the weight memory is cut by input chunks as well:
+its sums stay in the array from COMPUTE to COMPUTE while the weights of further chunks arrive.
+
 Both memories are rings: a block is written behind the one before it. Where all blocks of a group of
 layers fit into half of a memory, they are loaded for its first tile and stay for the others; the
 other half is what the next group's blocks need to arrive in time.
@@ -19,7 +22,7 @@ from palquant.sw.layer import Layer
 from palquant.sw.network import PlacedNetwork
 from palquant.sw.pack import GroupInput, group_input, pack_parameters, pack_weights
 from palquant.sw.schedule import Instruction
-from palquant.sw.segments import Segment, cut_segments
+from palquant.sw.segments import Part, Segment, cut_parts, cut_segments
 
 #: Longest row of a transfer, in bus beats.
 MAX_ROW_BEATS = (1 << 16) - 1
@@ -84,13 +87,12 @@ class Constants:
         self._stay = {Memory.WEIGHT: False, Memory.PARAMETER: False}
         self._slots: dict[Segment, int] = {}
         self._words: dict[Segment, tuple[int, GroupInput]] = {}
-        self._offsets: dict[tuple[Segment, Memory], int] = {}
+        self._offsets: dict[tuple[Segment, Memory, int], int] = {}
 
     def segments(self, layer: Layer) -> list[Segment]:
         """Segments of a layer, cut further so that weights and parameters fit their memories.
 
-        Raises:
-            CapacityError: The weights of one output chunk exceed the weight memory.
+        Where not even one output chunk's weights fit, :meth:`parts` cuts its results.
         """
         g = self.geometry
         placed = self.network.assignment
@@ -98,11 +100,6 @@ class Constants:
         groups = layer.operation.groups if isinstance(layer.operation, Convolution) else 1
         most = g.parameter_slots // 2 // g.beats
         words = self._chunk_words(layer)
-        if words > g.weight_words:
-            raise CapacityError(
-                f"{layer.name}: one output chunk needs {words} weight words; geometry {g.name} "
-                f"has {g.weight_words}"
-            )
         if words:
             most = min(most, g.weight_words // BLOCKS // words)
         if layer.permutation is not None:
@@ -117,7 +114,33 @@ class Constants:
                 parts.append(segment.part(first, min(first + most, chunks), g.tout))
         return parts
 
-    def begin(self, layers: list[tuple[Layer, list[Segment]]], tiles: int) -> None:
+    def parts(self, layer: Layer) -> list[Part]:
+        """Parts of each row of results, if the weights of one output chunk do not fit at once.
+
+        Raises:
+            CapacityError: The weights of one output chunk for one input chunk exceed half of the
+                weight memory.
+        """
+        g = self.geometry
+        words = self._chunk_words(layer)
+        if words <= g.weight_words:
+            return []
+        # Half of the memory, so that the next part's weights arrive beside this one's.
+        most = g.weight_words // 2 // self._tap_words(layer)
+        if most < 1:
+            raise CapacityError(
+                f"{layer.name}: one input chunk of one output chunk needs "
+                f"{2 * self._tap_words(layer)} words of weight memory, double-buffered; geometry "
+                f"{g.name} has {g.weight_words}"
+            )
+        node = layer.operation
+        assert isinstance(node, Convolution)
+        source = self.network.graph.types[self.network.stored(layer.input)]
+        sums = isa.digits(source.bits) + isa.digits(node.weight_bits) - 1
+        chunks = words // self._tap_words(layer)
+        return cut_parts(layer.shape.width, sums, chunks, most)
+
+    def begin(self, layers: list[tuple[Layer, list[Segment]]]) -> None:
         """Begin a group of layers that are computed tile by tile."""
         g = self.geometry
         chunks = [len(part.outputs) // g.tout for _, parts in layers for part in parts]
@@ -127,22 +150,28 @@ class Constants:
             for part in parts
         )
         self._stay = {
-            Memory.WEIGHT: tiles > 1 and words <= g.weight_words // 2,
-            Memory.PARAMETER: tiles > 1 and sum(chunks) * g.beats <= g.parameter_slots // 2,
+            Memory.WEIGHT: words <= g.weight_words // 2,
+            Memory.PARAMETER: sum(chunks) * g.beats <= g.parameter_slots // 2,
         }
         self._slots.clear()
         self._words.clear()
         self._offsets.clear()
 
-    def place(self, index: int, layer: Layer, segment: Segment) -> tuple[Place, list[Instruction]]:
-        """Where a segment's constants lie for the next tile, and the loads that bring them."""
+    def place(
+        self, index: int, layer: Layer, segment: Segment, part: Part | None = None
+    ) -> tuple[Place, list[Instruction]]:
+        """Where a segment's constants lie for the next COMPUTE, and the loads that bring them.
+
+        A part brings the weights of its input chunks alone, and the parameters once for each row.
+        """
         loads: list[Instruction] = []
-        if segment not in self._slots or not self._stay[Memory.PARAMETER]:
+        fresh = part is None or (part.begins and part.column == 0)
+        if segment not in self._slots or (fresh and not self._stay[Memory.PARAMETER]):
             loads.append(self._load_parameters(index, layer, segment))
         if not isinstance(layer.operation, Convolution):
             return Place(self._slots[segment], 0, None), loads
         if segment not in self._words or not self._stay[Memory.WEIGHT]:
-            loads += self._load_weights(index, layer, layer.operation, segment)
+            loads += self._load_weights(index, layer, layer.operation, segment, part)
         weight, group = self._words[segment]
         return Place(self._slots[segment], weight, group), loads
 
@@ -170,16 +199,20 @@ class Constants:
         )
 
     def _load_weights(
-        self, index: int, layer: Layer, node: Convolution, segment: Segment
+        self, index: int, layer: Layer, node: Convolution, segment: Segment, part: Part | None
     ) -> list[Instruction]:
         g = self.geometry
         placement = self.network.assignment.tensors[layer.input]
         group = group_input(layer, node, placement, segment.group, g.tin)
-        words = pack_weights(node, segment.outputs, group.channel, g)
+        channels, first = group.channel, 0
+        if part is not None:
+            first = part.first_chunk
+            channels = channels[first * g.tin : part.last_chunk * g.tin]
+        words = pack_weights(node, segment.outputs, channels, g)
         start = self._weights.allocate(len(words))
         self._words[segment] = start, group
         data = words.tobytes()
-        offset = self._store(segment, Memory.WEIGHT, data)
+        offset = self._store(segment, Memory.WEIGHT, data, first)
         beats = len(data) // g.bus_bytes
         address = start * g.weight_bits_per_word // g.bus_bits
         return [
@@ -199,9 +232,9 @@ class Constants:
             for done in range(0, beats, MAX_ROW_BEATS)
         ]
 
-    def _store(self, segment: Segment, memory: Memory, data: bytes) -> int:
+    def _store(self, segment: Segment, memory: Memory, data: bytes, first_chunk: int = 0) -> int:
         """Offset of a segment's constants in the image; each is there once for all tiles."""
-        key = segment, memory
+        key = segment, memory, first_chunk
         if key not in self._offsets:
             self._offsets[key] = self.data.append(data)
         return self._offsets[key]
@@ -214,5 +247,12 @@ class Constants:
         placement = self.network.assignment.tensors[layer.input]
         lanes = self.geometry.tin
         chunks = len(group_input(layer, node, placement, 0, lanes).channel) // lanes
+        return self._tap_words(layer) * chunks
+
+    @staticmethod
+    def _tap_words(layer: Layer) -> int:
+        """Weight words of one output chunk for one input chunk."""
+        node = layer.operation
+        assert isinstance(node, Convolution)
         rows, columns = map(int, node.weight.shape[2:])
-        return isa.digits(node.weight_bits) * rows * columns * chunks
+        return isa.digits(node.weight_bits) * rows * columns

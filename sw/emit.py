@@ -7,6 +7,8 @@ COMPUTE itself are filled in by ``compute_fields``.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from palquant.errors import CapacityError
 from palquant.hw.config import Geometry
 from palquant.hw.isa import Base, Memory, Opcode
@@ -79,17 +81,22 @@ class Emitter:
             kept = {layout.name: self._keep(layout, index) for layout in member.writes}
             longer = group.with_member(member, kept, self.network)
             try:
-                found = longer, self.chip.tile(longer)
+                found = longer, self._tile(longer)
             except CapacityError:
                 for layout in member.writes:
                     if kept[layout.name]:
                         self.chip.release(layout)
                 if found is None:
                     raise
-                return group, self.chip.tile(group)
+                return group, self._tile(group)
             group = longer
         assert found is not None
         return found
+
+    def _tile(self, group: Group) -> Tiling:
+        """Cut a group; where a result takes several COMPUTEs, they see one row of it at a time."""
+        by_parts = any(self.constants.parts(member.layer) for member in group.members)
+        return self.chip.tile(group, 1 if by_parts else None)
 
     def _keep(self, layout: TensorLayout, index: int) -> bool:
         """Keep a result on chip as a whole if somebody reads it and it fits.
@@ -108,15 +115,14 @@ class Emitter:
         height = group.members[0].layer.shape.height
         segments = [self.constants.segments(member.layer) for member in group.members]
         layers = [member.layer for member in group.members]
-        tiles = -(-height // tiling.rows)
-        self.constants.begin(list(zip(layers, segments, strict=True)), tiles)
+        self.constants.begin(list(zip(layers, segments, strict=True)))
         for first in range(0, height, tiling.rows):
             last = min(first + tiling.rows, height)
             for member, parts in zip(group.members, segments, strict=True):
                 tile = self._addresses(member, group, tiling, first, last)
                 loads = self._tile_loads(member, group, tile, fresh_input)
                 fresh_input = False
-                steps = [self._step(member, tile, segment) for segment in parts]
+                steps = [step for part in parts for step in self._steps(member, tile, part)]
                 steps[0].loads = loads + steps[0].loads
                 steps[-1].stores += self._tile_stores(member, group, tile, first, last)
                 self.steps += steps
@@ -247,11 +253,14 @@ class Emitter:
 
     # Segments
 
-    def _step(self, member: Member, tile: TileAddresses, segment: Segment) -> Step:
-        place, loads = self.constants.place(member.index, member.layer, segment)
-        fields = compute_fields(
-            self.network, member.index, member.layer, tile, segment,
-            place.group, place.slot, place.weight,
-        )  # fmt: skip
-        compute = Instruction(Opcode.COMPUTE, fields, self.geometry)
-        return Step(loads=loads, computes=[compute])
+    def _steps(self, member: Member, tile: TileAddresses, segment: Segment) -> Iterator[Step]:
+        """One COMPUTE for a segment; one for each of its parts where weights do not fit at once."""
+        layer = member.layer
+        for part in self.constants.parts(layer) or [None]:
+            place, loads = self.constants.place(member.index, layer, segment, part)
+            fields = compute_fields(
+                self.network, member.index, layer, tile, segment,
+                place.group, place.slot, place.weight, part,
+            )  # fmt: skip
+            compute = Instruction(Opcode.COMPUTE, fields, self.geometry)
+            yield Step(loads=loads, computes=[compute])

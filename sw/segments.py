@@ -49,6 +49,58 @@ class Segment:
         )
 
 
+@dataclass(frozen=True)
+class Part:
+    """What one COMPUTE adds to a result whose weights do not fit on chip at once.
+
+    A result is one pixel of one output chunk. Horner's rule wants the digit sums outermost, so
+    each of them takes all input chunks, some at a time.
+
+    Parameters:
+        column: Output column.
+        digit_sum: Sum of the digit positions.
+        first_chunk: First input chunk.
+        last_chunk: The one behind the last.
+        begins: Whether it starts the result.
+        shifts: Whether it starts a lower digit sum.
+        ends: Whether it completes the result.
+    """
+
+    column: int
+    digit_sum: int
+    first_chunk: int
+    last_chunk: int
+    begins: bool
+    shifts: bool
+    ends: bool
+
+
+def cut_parts(columns: int, sums: int, chunks: int, most: int) -> list[Part]:
+    """Parts of one row of results, pixel by pixel.
+
+    Parameters:
+        columns: Output columns.
+        sums: Number of digit sums, from ``sums - 1`` down to 0.
+        chunks: Input chunks of a tap.
+        most: Input chunks of which weights are on chip at once, at most.
+    """
+    starts = range(0, chunks, most)
+    return [
+        Part(
+            column,
+            digit_sum,
+            first,
+            min(first + most, chunks),
+            begins=digit_sum == sums - 1 and first == 0,
+            shifts=digit_sum != sums - 1 and first == 0,
+            ends=digit_sum == 0 and first == starts[-1],
+        )
+        for column in range(columns)
+        for digit_sum in range(sums - 1, -1, -1)
+        for first in starts
+    ]
+
+
 def cut_segments(computed: Placement, target: Ints, conv_groups: int, lanes: int) -> list[Segment]:
     """Segments of a layer, in the order (convolution group, chunk).
 

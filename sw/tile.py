@@ -136,8 +136,12 @@ class OnChip:
             return True
         return not group.kept[layout.name] and not group.passes(layout.name)
 
-    def tile(self, group: Group) -> Tiling:
+    def tile(self, group: Group, most: int | None = None) -> Tiling:
         """Allot the buffers of the tallest tile that fits.
+
+        Parameters:
+            group: The layers.
+            most: Rows of a tile at most.
 
         Raises:
             CapacityError: Not even one output row fits; names layer, memory, and what it needs.
@@ -147,6 +151,8 @@ class OnChip:
         staying = {memory: space.used for memory, space in self._memories.items()}
         shortage: tuple[Memory, int] | None = None
         for rows, copies in _candidates(height):
+            if most is not None and rows > most:
+                continue
             wanted = self._buffers(group, rows)
             buffers: dict[Key, tuple[Memory, list[int]]] = {}
             shortage = None

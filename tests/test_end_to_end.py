@@ -178,6 +178,18 @@ def test_strips_pass_from_layer_to_layer(keep_all):
     check(SMALL, b, image, Bus(latency=30, stall=0.2, seed=2))
 
 
+def test_sums_stay_in_the_array_while_further_weights_arrive():
+    """Weights of one output chunk that exceed the memory: input chunks and digit sums by turns."""
+    b = Builder(drawer(4))
+    codes = codes_input(b, (2, 64, 4, 3), 4)
+    acc = b.convolution("conv", codes, 16, 4)
+    b.quantize("result", b.affine("affine", acc), 2)
+    machine = dataclasses.replace(TINY, name="little weight memory", weight_words=64)
+    image = compile_graph(b.graph(), machine)
+    assert any(f.get("hold") for _, _, f in Emulator(machine, image.data).program)
+    check(machine, b, image, Bus(latency=20, stall=0.2, seed=6))
+
+
 def test_many_images_behind_one_doorbell():
     builder = random_network(drawer(3))
     builder.codes = np.concatenate([builder.codes] * 3)

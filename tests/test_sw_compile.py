@@ -112,12 +112,45 @@ def test_a_row_that_fits_nowhere_names_the_memory():
         compile_graph(builder.graph(), small)
 
 
-def test_an_output_chunk_that_exceeds_the_weight_memory_is_refused():
+@pytest.mark.parametrize(("weight_words", "parts"), [(72, 1), (36, 4), (18, 8)])
+@pytest.mark.parametrize(("bits", "stride"), [(2, 1), (4, 2), (8, 1)])
+def test_results_are_cut_by_input_channels_where_weights_do_not_fit(
+    weight_words, parts, bits, stride
+):
+    """72 words of one digit hold the weights of one output chunk for 64 channels of a group."""
+    weight_words *= bits // 2
+    b = Builder(drawer(3))
+    x = b.affine("r0", b.convolution("stem", b.start(1, 5, 4), 128, 8, kernel=(1, 1),
+                                     padding=(0, 0)))  # fmt: skip
+    codes = b.quantize("q", x, 4)
+    acc = b.convolution("conv", codes, 32, bits, groups=2, stride=(stride, stride))
+    y = b.affine("r1", acc)
+    if stride == 1:
+        identity = b.affine("r2", b.convolution("skip", codes, 32, 2, groups=2, kernel=(1, 1),
+                                                padding=(0, 0)))  # fmt: skip
+        y = b.add(Add(name="sum", a=y, b=identity))
+    b.quantize("result", y, 2)
+    machine = dataclasses.replace(TINY, weight_words=weight_words)
+    image = compile_graph(b.graph(), machine)
+    output, emulator = emulate(image, b.codes)
+    assert require_equal(compare_outputs(image, output, b.values)) > 0
+    index = [layer.name for layer in image.layers].index("conv")
+    computes = [f for _, opcode, f in emulator.program
+                if opcode is Opcode.COMPUTE and f["layer"] == index]  # fmt: skip
+    chunks, pixels = 4, b.values["conv"].shape[2] * b.values["conv"].shape[3]
+    sums = bits // 2 + 1
+    assert len(computes) == (chunks * pixels * parts * sums if parts > 1 else chunks)
+    assert len([f for f in computes if not f["hold"]]) == (chunks * pixels if parts > 1 else chunks)
+
+
+def test_a_tap_that_exceeds_the_weight_memory_is_refused():
     builder = residual_pair(channels=64)
-    small = dataclasses.replace(TINY, weight_words=32)
-    with pytest.raises(
-        CapacityError, match="conv: one output chunk needs 36 weight words; geometry tiny has 32"
-    ):
+    small = dataclasses.replace(TINY, weight_words=16)
+    text = (
+        "conv: one input chunk of one output chunk needs 18 words of weight memory, "
+        "double-buffered; geometry tiny has 16"
+    )
+    with pytest.raises(CapacityError, match=text):
         compile_graph(builder.graph(), small)
 
 
