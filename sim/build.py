@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,10 @@ TOP = "palquant"
 
 _SOURCES = Path(__file__).parent
 _DRIVER_SOURCES = ("driver.cpp", "options.cpp", "memory.cpp")
-_DRIVER_HEADERS = ("bench.h", "lite.h", "memory.h", "options.h", "profile.h")
+_DRIVER_HEADERS = ("bench.h", "lite.h", "memory.h", "options.h", "profile.h", "replay.h")
+
+#: File in a build's folder that says how many seconds the build took.
+_SECONDS = "seconds"
 
 #: Verilator's options for every build. Values at power-on are random (``--x-initial unique``);
 #: assignments of X, which the gateware has none of, may become whatever is fastest. Warnings do not
@@ -141,6 +145,11 @@ def make(recipe: Recipe, cache: Path | None = None) -> Path:
     return product
 
 
+def build_seconds(product: Path) -> float:
+    """How long the build of a product took, now or when it was made."""
+    return float((product.parent / _SECONDS).read_text())
+
+
 def _build(recipe: Recipe, toolchain: Toolchain, target: Path) -> None:
     with replace_folder(target) as aside:
         for name, contents in recipe.files.items():
@@ -155,6 +164,7 @@ def _build(recipe: Recipe, toolchain: Toolchain, target: Path) -> None:
              f"OPT_GLOBAL={COMPILER_FLAGS}"],
         ]  # fmt: skip
         log = aside / "build.log"
+        began = time.monotonic()
         runtime = target.parent / f"runtime-{recipe.runtime_key(toolchain)}"
         for command in commands:
             if command[0] == toolchain.make and runtime.is_dir():
@@ -176,6 +186,7 @@ def _build(recipe: Recipe, toolchain: Toolchain, target: Path) -> None:
                     f"{process.complaint(kept)} (all it said: {kept})"
                 )
         line.finish()
+        (aside / _SECONDS).write_text(f"{time.monotonic() - began:.3f}")
         _keep_runtime(recipe, aside, runtime)
         # Objects are several times the size of the program.
         for item in aside.iterdir():

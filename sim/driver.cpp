@@ -36,7 +36,8 @@ struct Run {
 
 class Driver {
   public:
-    explicit Driver(const Options& options) : options_(options), bench_(options) {
+    explicit Driver(const Options& options, Recording* recording = nullptr)
+        : options_(options), bench_(options, recording), recording_(recording) {
         if (!options.timeline.empty()) timeline_ = std::make_unique<Timeline>(options.timeline);
         bench_.record(options.waves_from == 0);
         bench_.reset();
@@ -55,7 +56,13 @@ class Driver {
         }
     }
 
-    void report(std::ostream& out, Status status, const std::string& error) {
+    /// Wall time of all runs.
+    double seconds() const { return seconds_; }
+    /// What the machine shows now.
+    Outputs outputs() const { return bench_.outputs(); }
+
+    void report(std::ostream& out, Status status, const std::string& error,
+                const ReplayTimes& replay) {
         out << "{\"status\": " << status << ", \"error\": \"" << escape(error) << "\",\n\"runs\": [";
         for (size_t i = 0; i < runs_.size(); ++i) report_run(out << (i ? ",\n" : "\n"), runs_[i]);
         out << "],\n\"reads\": [";
@@ -67,6 +74,8 @@ class Driver {
             << ", \"write_bursts\": " << traffic.write_bursts
             << ", \"write_beats\": " << traffic.write_beats
             << ", \"error_responses\": " << traffic.error_responses << "},\n"
+            << "\"replay\": {\"cycles\": " << replay.cycles << ", \"driver_seconds\": "
+            << replay.driver << ", \"bare_seconds\": " << replay.bare << "},\n"
             << "\"cycles\": " << bench_.cycles() << ", \"seconds\": " << seconds_ << "}\n";
     }
 
@@ -166,6 +175,7 @@ class Driver {
             if (i == kRegisterTimeout) answered(step);
         Run& run = runs_.emplace_back();
         run.start = bench_.cycles();
+        if (recording_ && !recording_->doorbell) recording_->doorbell = run.start;
         const auto began = std::chrono::steady_clock::now();
         const auto close = [&] {
             const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - began;
@@ -209,11 +219,48 @@ class Driver {
 
     const Options& options_;
     Bench<Vpalquant> bench_;
+    Recording* recording_;
     std::unique_ptr<Timeline> timeline_;
     std::vector<std::pair<uint64_t, uint32_t>> reads_;
     std::deque<Run> runs_;
     double seconds_ = 0;
 };
+
+/// Carries out the first run's first cycles; what comes later is of no interest.
+void begin_run(Driver& driver) {
+    try {
+        driver.execute();
+    } catch (const LimitError&) {
+    }
+}
+
+/// The same cycles with this driver and with a loop that only plays its inputs, by turns.
+ReplayTimes measure_replay(const Options& options) {
+    constexpr unsigned kRounds = 3;
+    Options some = options;
+    some.cycle_limit = options.replay;
+    some.timeline = some.waves = "";
+    some.progress = 0;
+    for (size_t i = 0; i < some.steps.size(); ++i)
+        if (some.steps[i].kind == Step::kStart) some.steps.resize(i + 1);
+    Recording recording;
+    {
+        Driver driver(some, &recording);
+        begin_run(driver);
+        recording.end = driver.outputs();
+        recording.inputs.push_back(recording.inputs.back());  // driven after the last edge
+    }
+    ReplayTimes times;
+    times.cycles = recording.inputs.size() - 1 - recording.doorbell;
+    for (unsigned round = 0; round < kRounds; ++round) {
+        Driver driver(some);
+        begin_run(driver);
+        const double bare = Bench<Vpalquant>::replay(options, recording);
+        if (!round || driver.seconds() < times.driver) times.driver = driver.seconds();
+        if (!round || bare < times.bare) times.bare = bare;
+    }
+    return times;
+}
 
 int run(int argc, char** argv) {
     Options options;
@@ -224,6 +271,7 @@ int run(int argc, char** argv) {
         return kUsage;
     }
     std::unique_ptr<Driver> driver;
+    ReplayTimes replay;
     Status status = kDone;
     std::string text;
     const auto fail = [&](Status kind, const std::exception& error) {
@@ -233,6 +281,7 @@ int run(int argc, char** argv) {
     try {
         driver = std::make_unique<Driver>(options);
         driver->execute();
+        if (options.replay) replay = measure_replay(options);
     } catch (const UsageError& error) {
         fail(kUsage, error);
     } catch (const std::out_of_range& error) {
@@ -250,7 +299,7 @@ int run(int argc, char** argv) {
     if (status != kDone) std::cerr << text << "\n";
     if (driver) {
         std::ofstream file(options.result);
-        driver->report(file, status, text);
+        driver->report(file, status, text, replay);
         if (!file.flush()) {
             std::cerr << "cannot write " << options.result << "\n";
             return kInternal;

@@ -29,6 +29,7 @@ from palquant.sim.execute import (
     Load,
     Progress,
     Read,
+    Replay,
     Run,
     Start,
     Step,
@@ -156,6 +157,7 @@ class SimulationResult:
         traffic: What the memory saw of the bus.
         seconds: Wall time of the simulation, without building and loading.
         timeline: What each engine did when (``execute.TIMELINE_TYPE``), where it was asked for.
+        replay: How long the model takes by itself, where it was asked for.
     """
 
     outputs: Bytes
@@ -168,6 +170,7 @@ class SimulationResult:
     traffic: Traffic
     seconds: float
     timeline: npt.NDArray[Any] | None
+    replay: Replay | None
 
     @property
     def cycles_per_second(self) -> float:
@@ -204,6 +207,7 @@ class Simulator:
         cycle_limit: int | None = None,
         check: bool = True,
         timeline: bool = False,
+        replay: int | None = None,
         waves: Path | None = None,
         waves_window: tuple[int, int] | None = None,
         progress: Progress | None = None,
@@ -220,6 +224,7 @@ class Simulator:
             check: Raise an exception if the image names other regions, or the machine reports an
                 error.
             timeline: Record what each engine did when.
+            replay: Time that many cycles again, with the driver and without.
             waves: File for waveforms (FST); needs a simulator with ``waves``.
             waves_window: First and last cycle of the waveforms, counted from the doorbell.
             progress: Called about once a second with (cycles, layer).
@@ -259,6 +264,7 @@ class Simulator:
             bus=bus,
             cycle_limit=cycle_limit,
             timeline=timeline,
+            replay=replay,
             waves=waves,
             waves_window=waves_window,
             progress=progress,
@@ -279,6 +285,7 @@ class Simulator:
             traffic=report.traffic,
             seconds=report.seconds,
             timeline=report.timeline,
+            replay=report.replay,
         )
 
 

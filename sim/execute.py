@@ -171,6 +171,21 @@ class Traffic:
 
 
 @dataclass(frozen=True)
+class Replay:
+    """The same cycles with the driver, and with a loop that only plays recorded inputs.
+
+    Parameters:
+        cycles: How many, from the doorbell on.
+        driver_seconds: Wall time with the driver, the best of several.
+        bare_seconds: Wall time of the loop, the best of as many.
+    """
+
+    cycles: int
+    driver_seconds: float
+    bare_seconds: float
+
+
+@dataclass(frozen=True)
 class Report:
     """What a simulation did.
 
@@ -182,6 +197,7 @@ class Report:
         cycles: Clock cycles since power-on.
         seconds: Wall time of all runs.
         timeline: Array of :data:`TIMELINE_TYPE`, where it was asked for.
+        replay: Where it was asked for.
     """
 
     runs: list[Run]
@@ -191,6 +207,7 @@ class Report:
     cycles: int
     seconds: float
     timeline: npt.NDArray[Any] | None
+    replay: Replay | None
 
 
 def execute(
@@ -202,6 +219,7 @@ def execute(
     bus: Bus | None = None,
     cycle_limit: int | None = None,
     timeline: bool = False,
+    replay: int | None = None,
     waves: Path | None = None,
     waves_window: tuple[int, int] | None = None,
     progress: Progress | None = None,
@@ -217,6 +235,7 @@ def execute(
         bus: How the memory behaves.
         cycle_limit: Cycles after which a run counts as hanging.
         timeline: Whether to record what each engine did when.
+        replay: Time that many cycles of the first run again, with the driver and without.
         waves: File for waveforms (FST); needs an executable that records them.
         waves_window: First and last cycle of the waveforms, counted from each doorbell.
         progress: Called every ``progress_seconds`` of a run.
@@ -238,6 +257,8 @@ def execute(
             command += ["--cycle-limit", str(cycle_limit)]
         if timeline:
             command += ["--timeline", str(folder / "timeline")]
+        if replay is not None:
+            command += ["--replay", str(replay)]
         if waves is not None:
             command += ["--waves", str(waves.absolute())]
             if waves_window is not None:
@@ -324,6 +345,7 @@ def _report(folder: Path, steps: Sequence[Step], timeline: bool) -> Report:
         cycles=data["cycles"],
         seconds=data["seconds"],
         timeline=np.fromfile(folder / "timeline", dtype=TIMELINE_TYPE) if timeline else None,
+        replay=Replay(**data["replay"]) if data["replay"]["cycles"] else None,
     )
 
 

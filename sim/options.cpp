@@ -101,6 +101,7 @@ Options Options::parse(int argc, char** argv) {
             // With certainty of a stall nothing would ever move.
             options.memory.stall = real(value, 1, "a probability below 1");
         else if (name == "--progress") options.progress = real(value, 1e9, "a number of seconds");
+        else if (name == "--replay") options.replay = number(value);
         else if (name == "--read-error") options.memory.read_error = number(value);
         else if (name == "--write-error") options.memory.write_error = number(value);
         else if (name == "--mute") parse_mute(options.memory, value);

@@ -141,6 +141,7 @@ def run_rtl(
     bus: Bus | None = None,
     waves: Path | None = None,
     timeline: bool = False,
+    replay: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[SimulationResult, Profile]:
     """One doorbell for a batch in RTL.
@@ -152,6 +153,7 @@ def run_rtl(
         bus: How the memory behaves.
         waves: File for waveforms (FST).
         timeline: Record what each engine did when.
+        replay: Time that many cycles again, with the driver and without.
         progress: Called about once a second with (cycles, layer).
 
     Raises:
@@ -168,6 +170,7 @@ def run_rtl(
         bus=bus,
         waves=waves,
         timeline=timeline,
+        replay=replay,
         progress=progress,
     )
     return result, profile(image, result)

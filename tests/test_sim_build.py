@@ -46,6 +46,7 @@ def test_a_build_happens_once(tools, tmp_path):
     cache = tmp_path / "cache"
     first = build.make(RECIPE, cache)
     assert first.is_file()
+    assert 0 <= build.build_seconds(first) < 600
     assert build.make(RECIPE, cache) == first
     assert calls(tmp_path) == ["verilator", "make"]
 

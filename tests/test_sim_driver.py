@@ -223,3 +223,16 @@ def test_regions_are_those_of_the_image(simulator, tmp_path, region, columns, ou
 def test_an_image_that_is_not_there_is_refused(simulator, tmp_path):
     with pytest.raises(InputError, match=r"cannot read .*none"):
         simulator.run(tmp_path / "none", NOTHING, 64)
+
+
+def test_a_replay_goes_the_same_way_without_the_driver(simulator):
+    """The recorded inputs lead a fresh model to the same outputs, else the simulator complains."""
+    program = copy_program(GEOMETRY, seed=13)
+    whole = run(simulator, program, bus=Bus(stall=0.3, seed=4)).cycles
+    for cycles in (500, 10 * whole):
+        result = run(simulator, program, bus=Bus(stall=0.3, seed=4), replay=cycles)
+        assert result.replay is not None
+        assert result.replay.cycles - min(cycles, whole) in range(4)
+        assert 0 < result.replay.bare_seconds
+        assert 0 < result.replay.driver_seconds
+    assert run(simulator, program).replay is None
