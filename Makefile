@@ -12,7 +12,7 @@ BIN := .venv/bin
 PACKAGES := golden hw sim sw
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint style types format docs docs-check constraints clean
+.PHONY: help setup run bench test lint style types format docs docs-check constraints clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,10 @@ $(STAMP):
 
 run: $(STAMP) ## Train, compile, simulate the RTL and compare every value, end to end
 	$(BIN)/python -m palquant.demo $(ARGS)
+
+bench: $(STAMP) ## Measure ResNet-18, the speed-up over 4 bits, and growth with the image; takes half an hour
+	for name in resnet18 speedup growth; do \
+		$(BIN)/palquant bench $$name --json build/bench/$$name.json || exit 1; done
 
 test: $(STAMP) ## Run all tests on two cores; ARGS="-k mac" runs some
 	$(BIN)/python -m pytest -n 2 $(ARGS)

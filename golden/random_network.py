@@ -1,7 +1,8 @@
-"""Networks of random statistics: no training, and every corner that trained networks reach seldom.
+"""Networks without training: of realistic statistics for benchmarks, and of wild ones for tests.
 
-Batch normalisations of negative, zero and steep gain, quantiser ranges that run downward, residual
-streams that saturate: whatever must be exact on these is exact on a trained network.
+The wild ones reach every corner that trained networks reach seldom: batch normalisations of
+negative, zero and steep gain, quantiser ranges that run downward, residual streams that saturate.
+Whatever must be exact on these is exact on a trained network.
 """
 
 from __future__ import annotations
@@ -14,6 +15,30 @@ from palquant.golden.convolution import ParallelConvolution
 from palquant.golden.fixed_point import ResidualStream
 from palquant.golden.layers import BatchNormAffine, Logits
 from palquant.golden.models import ResidualNetwork, calibrate
+
+
+def calibrated_network(config: NetworkConfig, seed: int, images: Tensor) -> ResidualNetwork:
+    """A network of random weights with the statistics of a trained one, in eval mode.
+
+    Weights are drawn as for training, batch normalisations have gains and offsets like those of
+    trained networks, and quantiser ranges and running statistics come from ``images``, so that
+    codes are spread over their range.
+
+    Parameters:
+        config: The network.
+        seed: Chooses all parameters.
+        images: What to calibrate with, shape (N, C, H, W), float32 or uint8.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = ResidualNetwork(config)
+        with torch.no_grad():
+            for module in model.modules():
+                if isinstance(module, BatchNormAffine):
+                    module.weight.normal_(1.0, 0.2)
+                    module.bias.normal_(0.0, 0.2)
+        calibrate(model, [images])
+    return model
 
 
 def random_network(config: NetworkConfig, seed: int, *, batch: int = 16) -> ResidualNetwork:

@@ -12,6 +12,8 @@ from typing import Any
 from palquant import __version__, commands
 from palquant.golden.config import TrainConfig
 
+#: Names of the benchmarks, ``bench.BENCHMARKS``.
+BENCHMARKS = ("resnet18", "speedup", "growth")
 DESCRIPTION = "Train, compile, simulate and compare 2-bit networks on the palquant accelerator."
 EXAMPLES = """\
 a first run:
@@ -158,6 +160,29 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("mem", "coe", "mif"),
         help="also write the image in this format (repeatable)",
     )
+
+    bench = _add(
+        sub,
+        "bench",
+        commands.bench,
+        "measure whole networks in RTL",
+        "palquant bench resnet18 --json build/bench/resnet18.json",
+    )
+    bench.add_argument(
+        "benchmark",
+        choices=BENCHMARKS,
+        help="resnet18: one image, every layer; speedup: PalQuant against 4 bits; growth: image "
+        "sizes",
+    )
+    bench.add_argument("--geometry", default="kilomac", metavar="NAME", help="default: kilomac")
+    bench.add_argument(
+        "--size", type=positive, default=224, metavar="N", help="height and width of the image"
+    )
+    bench.add_argument("--seed", type=int, default=0, metavar="N", help="of weights and images")
+    bench.add_argument(
+        "--fresh", action="store_true", help="measure again what was measured before"
+    )
+    bench.add_argument("--quiet", action="store_true", help="show no progress")
 
     inspect = _add(
         sub,

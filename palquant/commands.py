@@ -232,6 +232,13 @@ def generate(options: Namespace) -> Report:
     return {"geometry": machine.name, "files": files}
 
 
+def bench(options: Namespace) -> Report:
+    """Run one benchmark."""
+    from palquant.bench import run
+
+    return run(options)
+
+
 def inspect(options: Namespace) -> Report:
     """Show what a model file or a memory image holds."""
     from palquant.sw.listing import node_rows, program_lines

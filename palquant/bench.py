@@ -1,0 +1,200 @@
+"""The benchmarks behind ``palquant bench``: what they measure, and how they report it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from argparse import Namespace
+from collections.abc import Callable
+from typing import Any
+
+from palquant.benchmark import LATENCY, layer_reports, measure, peak_memory_mib
+from palquant.errors import MismatchError
+from palquant.files import write_json
+from palquant.hw.config import Geometry, geometry
+from palquant.sim.build import cache_folder, digest
+from palquant.sim.machine import build_simulator
+from palquant.sw.compile import compile_graph
+from palquant.tables import table
+from palquant.workloads import Workload, workload_graph
+
+Report = dict[str, Any]
+
+#: Cycles that are timed again to tell the driver's cost from the model's.
+REPLAYED_CYCLES = 300_000
+#: Groups and bits of the networks that are set against each other; the first is the counterpart.
+CONTENDERS = ((1, 4), (1, 2), (2, 2), (3, 2), (4, 2))
+#: Bits of the stem's weights; the activations have 8.
+STEMS = (8, 4, 2)
+#: Heights and widths of the images that growth is measured with.
+SIZES = (64, 128, 224)
+WEIGHTS = (
+    "weights are random with the statistics of trained ones; quantiser ranges are calibrated on "
+    "synthetic images"
+)
+
+
+def resnet18(options: Namespace) -> Report:
+    """PalQuant's ResNet-18, one image, every value of every layer compared."""
+    machine = geometry(options.geometry)
+    workload = Workload(size=options.size, seed=options.seed)
+    measured = measure(workload, machine, replay=REPLAYED_CYCLES, progress=not options.quiet)
+    narrow = dataclasses.replace(
+        machine, name=f"{machine.name}-{machine.bus_bits // 2}", bus_bits=machine.bus_bits // 2
+    )
+    other = measure(workload, narrow, progress=not options.quiet)
+    layers = layer_reports(measured)
+    profile, result, replay = measured.profile, measured.result, measured.result.replay
+    assert replay is not None
+    report: Report = {
+        "network": workload.network,
+        "weights": WEIGHTS,
+        "geometry": machine.name,
+        "size": workload.size,
+        "memory_latency": LATENCY,
+        "cycles": profile.cycles,
+        "quantized_cycles": profile.quantized_cycles,
+        "utilization": profile.utilization,
+        "quantized_utilization": profile.quantized_utilization,
+        "values_compared": measured.values_compared,
+        "mismatches": measured.mismatches,
+        "predicted_cycles": measured.prediction.profile.cycles,
+        "simulation_s": result.seconds,
+        "build_s": measured.build_seconds,
+        "cycles_per_s": result.cycles_per_second,
+        "cpp_cycles_per_s": replay.cycles / replay.bare_seconds,
+        "driver_cycles_per_s": replay.cycles / replay.driver_seconds,
+        "peak_memory_mib": peak_memory_mib(),
+        "compile_s": measured.compile_seconds,
+        "reference_s": measured.reference_seconds,
+        "layers": layers,
+        "half_bus": {
+            "bus_bits": narrow.bus_bits,
+            "cycles": other.profile.cycles,
+            "quantized_cycles": other.profile.quantized_cycles,
+            "utilization": other.profile.utilization,
+            "quantized_utilization": other.profile.quantized_utilization,
+            "values_compared": other.values_compared,
+            "mismatches": other.mismatches,
+        },
+    }
+    headings = ["layer", "MACs", "passes", "cycles", "predicted", "utilization", "stalls"]
+    rows = [
+        [layer["name"], layer["macs"], layer["passes"], layer["cycles"],
+         layer["predicted_cycles"], layer["utilization"],
+         ", ".join(f"{cause} {cycles}" for cause, cycles in layer["stalls"].items())]
+        for layer in layers
+    ]  # fmt: skip
+    print(table(headings, rows))
+    print(
+        f"\n{workload.network} at {workload.size}x{workload.size} on {machine.name} "
+        f"({machine.bus_bits}-bit bus, {LATENCY} cycles of latency); {WEIGHTS}.\n"
+        f"{measured.values_compared:,} values compared, {measured.mismatches} mismatches\n"
+        f"{profile.cycles:,} cycles, utilization {profile.utilization:.3f}; quantised layers "
+        f"{profile.quantized_cycles:,}, {profile.quantized_utilization:.3f}\n"
+        f"with a {narrow.bus_bits}-bit bus {other.profile.cycles:,} cycles, "
+        f"{other.profile.utilization:.3f}; quantised layers "
+        f"{other.profile.quantized_cycles:,}, {other.profile.quantized_utilization:.3f}\n"
+        f"simulated in {result.seconds:.1f} s, {result.cycles_per_second:,.0f} cycles/s "
+        f"(the model alone {report['cpp_cycles_per_s']:,.0f}); built in "
+        f"{measured.build_seconds:.0f} s, compiled in {measured.compile_seconds:.1f} s"
+    )
+    return _checked(report, [measured.first_mismatch, other.first_mismatch])
+
+
+def speedup(options: Namespace) -> Report:
+    """Cycles of PalQuant's networks against the 4-bit counterpart, for each stem."""
+    machine = geometry(options.geometry)
+    rows: list[Report] = []
+    for stem_bits in STEMS:
+        base: Report | None = None
+        for groups, bits in CONTENDERS:
+            workload = Workload(
+                groups=groups, bits=bits, stem_bits=stem_bits, size=options.size, seed=options.seed
+            )
+            row = _row(workload, machine, options)
+            base = base or row
+            row["speedup_network"] = base["cycles"] / row["cycles"]
+            row["speedup_quantized"] = base["quantized_cycles"] / row["quantized_cycles"]
+            rows.append(row)
+    columns = [
+        "network", "stem", "cycles", "quantized_cycles", "quantized_utilization", "mismatches",
+        "speedup_network", "speedup_quantized",
+    ]  # fmt: skip
+    print(table(columns, [[row[name] for name in columns] for row in rows]))
+    print(f"\n{machine.name}, {options.size}x{options.size}; {WEIGHTS}.")
+    return _checked({"geometry": machine.name, "size": options.size, "rows": rows}, _first(rows))
+
+
+def growth(options: Namespace) -> Report:
+    """Cycles and wall time of ResNet-18 for images of several sizes."""
+    machine = geometry(options.geometry)
+    rows = []
+    for size in SIZES:
+        row = _row(Workload(size=size, seed=options.seed), machine, options)
+        row["cycles_per_kmac"] = row["cycles"] / row["macs"] * 1000
+        row["simulation_ns_per_mac"] = row["simulation_s"] / row["macs"] * 1e9
+        rows.append(row)
+    columns = [
+        "size", "macs", "cycles", "cycles_per_kmac", "quantized_utilization", "simulation_s",
+        "simulation_ns_per_mac", "mismatches",
+    ]  # fmt: skip
+    print(table(columns, [[row[name] for name in columns] for row in rows]))
+    return _checked({"geometry": machine.name, "rows": rows}, _first(rows))
+
+
+def _row(workload: Workload, machine: Geometry, options: Namespace) -> Report:
+    """One network's figures, measured now or in an earlier run of exactly the same thing."""
+    image = compile_graph(workload_graph(workload), machine)
+    simulator = build_simulator(machine)
+    parts = [repr(workload), simulator.parent.name, str(LATENCY)]
+    path = cache_folder() / f"{digest([image.data, *(p.encode() for p in parts)])}.json"
+    if path.is_file() and not options.fresh:
+        row: Report = json.loads(path.read_text())
+        return row
+    measured = measure(workload, machine, progress=not options.quiet)
+    profile = measured.profile
+    row = {
+        "network": workload.network,
+        "groups": workload.groups,
+        "weight_bits": workload.bits,
+        "activation_bits": workload.bits,
+        "stem": workload.stem,
+        "size": workload.size,
+        "macs": sum(layer.macs for layer in image.layers),
+        "cycles": profile.cycles,
+        "quantized_cycles": profile.quantized_cycles,
+        "utilization": profile.utilization,
+        "quantized_utilization": profile.quantized_utilization,
+        "values_compared": measured.values_compared,
+        "mismatches": measured.mismatches,
+        "first_mismatch": measured.first_mismatch,
+        "simulation_s": measured.result.seconds,
+    }
+    write_json(path, row)
+    return row
+
+
+def _first(rows: list[Report]) -> list[str]:
+    return [row["first_mismatch"] for row in rows]
+
+
+def _checked(report: Report, first_mismatches: list[str]) -> Report:
+    """The report; a benchmark with a wrong value fails."""
+    for text in first_mismatches:
+        if text:
+            raise MismatchError(f"RTL: {text}", report)
+    return report
+
+
+#: Benchmarks by name.
+BENCHMARKS: dict[str, Callable[[Namespace], Report]] = {
+    "resnet18": resnet18,
+    "speedup": speedup,
+    "growth": growth,
+}
+
+
+def run(options: Namespace) -> Report:
+    """Run the benchmark that the options name."""
+    return BENCHMARKS[options.benchmark](options)

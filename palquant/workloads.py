@@ -1,0 +1,104 @@
+"""Networks for benchmarks: ImageNet structures of random weights, made once and kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from palquant import golden, sw
+from palquant.golden.config import NetworkConfig
+from palquant.golden.data import synthetic_images
+from palquant.golden.models import ARCHITECTURES
+from palquant.sim.build import cache_folder, digest
+from palquant.sw.graph import Graph
+from palquant.sw.model import load_model, save_model
+
+#: Images that statistics and quantiser ranges come from.
+CALIBRATION_IMAGES = 2
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One network of a benchmark.
+
+    Parameters:
+        architecture: Name in ``golden.models.ARCHITECTURES``.
+        groups: Parallel groups G.
+        bits: Width of weights and activations between stem and classifier.
+        stem_bits: Width of the stem's weights; its activations have 8 bits.
+        size: Height and width of the image.
+        base_width: Channels of the first stage in each group; the architecture's own if 0.
+        classes: Number of classes; the architecture's own if 0.
+        seed: Of weights and images.
+    """
+
+    architecture: str = "resnet18"
+    groups: int = 2
+    bits: int = 2
+    stem_bits: int = 8
+    size: int = 224
+    base_width: int = 0
+    classes: int = 0
+    seed: int = 0
+
+    @property
+    def stem(self) -> str:
+        """Width of the stem's activations and weights, such as ``8x8``."""
+        return f"8x{self.stem_bits}"
+
+    @property
+    def network(self) -> str:
+        """Short name, such as ``resnet18 W2A2 G=2``."""
+        return f"{self.architecture} W{self.bits}A{self.bits} G={self.groups}"
+
+    def config(self) -> NetworkConfig:
+        """The network's configuration."""
+        config = ARCHITECTURES[self.architecture](
+            self.groups,
+            weight_bits=self.bits,
+            activation_bits=self.bits,
+            stem_bits=self.stem_bits,
+            image=(3, self.size, self.size),
+        )
+        if self.base_width:
+            config = dataclasses.replace(config, base_width=self.base_width)
+        if self.classes:
+            config = dataclasses.replace(config, classes=self.classes)
+        return config
+
+    def images(self, count: int = 1) -> npt.NDArray[np.uint8]:
+        """Images that the network was not calibrated with, uint8 of shape (N, C, H, W)."""
+        return synthetic_images(count, self.config().image, seed=self.seed + 1)
+
+
+def workload_graph(workload: Workload) -> Graph:
+    """The network of a workload as an integer graph, calibrated now or earlier.
+
+    Raises:
+        OutputError: The cache folder cannot be written.
+    """
+    parts = [repr(workload).encode()]
+    for package in (golden, sw):
+        for path in sorted(Path(package.__file__).parent.glob("*.py")):
+            parts += [path.name.encode(), path.read_bytes()]
+    parts += [importlib.metadata.version(name).encode() for name in ("torch", "numpy")]
+    path = cache_folder() / f"{digest(parts)}.npz"
+    if not path.is_file():
+        save_model(_calibrated(workload), path)
+    return load_model(path)
+
+
+def _calibrated(workload: Workload) -> Graph:
+    import torch
+
+    from palquant.golden.export import export
+    from palquant.golden.random_network import calibrated_network
+
+    config = workload.config()
+    images = torch.from_numpy(synthetic_images(CALIBRATION_IMAGES, config.image, workload.seed))
+    return export(calibrated_network(config, workload.seed, images), name=workload.network)
