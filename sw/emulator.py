@@ -3,8 +3,12 @@
 It runs the program in order, one instruction at a time, which is one of the orders that the
 tokens allow; it checks that every token an instruction takes has been given before. As in the
 machine, the first image runs the whole program and each further one its body. A batch of images
-runs at once where that makes no difference: memories that hold activations have a leading axis of
-images, weights and parameters do not.
+runs at once where that makes no difference to what is defined: memories that hold activations have
+a leading axis of images, weights and parameters do not.
+
+What an image reads on chip that neither the prologue (the program up to its body) nor the image
+itself has written is undefined: the emulator gives poison or what another image left, the machine
+what the image before left.
 
 What COMPUTE does stands in ``emulator_compute``; fetching, tokens, LOAD and STORE stand here.
 """
@@ -20,8 +24,10 @@ from palquant.errors import ExecutionError, InputError, InstructionError
 from palquant.hw import isa
 from palquant.hw.config import Geometry
 from palquant.hw.isa import Base, Memory, Opcode, memory_beats
+from palquant.sw.accesses import Access, accesses
 from palquant.sw.emulator_compute import ComputeUnit
 from palquant.sw.header import read_header
+from palquant.sw.intervals import LastAccesses
 from palquant.sw.memories import Memories
 
 Bytes = npt.NDArray[np.uint8]
@@ -92,8 +98,10 @@ class Emulator:
         """Execute the program for each row of ``inputs``, as with one doorbell.
 
         The first image runs from ``program_offset``, each further one from ``body_offset``. Images
-        run side by side if what comes before the body does nothing but load constants, and one
-        after the other in the same memories if it does more.
+        run side by side if what comes before the body does nothing but load constants, which no
+        instruction of the body overwrites, and if all weights and parameters come from the image;
+        otherwise they run one after the other in the same memories. What an image reads that
+        neither the prologue nor the image itself has written is undefined, and depends on that.
 
         Parameters:
             inputs: Input region of each image, uint8, shape (batch, input_bytes).
@@ -129,11 +137,15 @@ class Emulator:
         return outputs
 
     def _independent(self) -> bool:
-        """Whether no image can see what another did, but for memory that it never wrote itself."""
+        """Whether images find what the prologue wrote, and need nothing else that is not their own.
+
+        Then they give the same outputs side by side as one after the other, but for reads of what
+        neither the prologue nor the image itself has written.
+        """
         rest = len(self.program) - len(self.body)
         if rest < 0 or self.program[rest:] != self.body:
             return False
-        return all(
+        only_constants = all(
             opcode is Opcode.BARRIER
             or (
                 opcode is Opcode.LOAD
@@ -141,10 +153,28 @@ class Emulator:
                 and not any(fields[f"signal_{engine}"] for engine in ENGINES.values())
             )
             for _, opcode, fields in self.program[:rest]
-        ) and not any(
+        )
+        shared_differ = any(
             opcode is Opcode.LOAD and fields["memory"] in SHARED and fields["base"] != Base.IMAGE
             for _, opcode, fields in self.body
         )
+        if not only_constants or shared_differ:
+            return False
+        brought = LastAccesses()
+        try:
+            brought.add(self._written(self.program[:rest]), 0)
+            return brought.latest_conflict(self._written(self.body)) < 0
+        except ValueError:  # a memory or base that does not exist: running it says where
+            return False
+
+    def _written(self, program: Program) -> list[Access]:
+        """On-chip intervals that a program may write."""
+        return [
+            access
+            for _, opcode, fields in program
+            for access in accesses(opcode, fields, self.geometry)
+            if access.write and isinstance(access.space, Memory)
+        ]
 
     def _execute(
         self, program: Program, memories: Memories, inputs: Bytes, outputs: Bytes, *, images: int

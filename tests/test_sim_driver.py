@@ -6,12 +6,13 @@ import pytest
 from palquant.errors import ExecutionError, InputError
 from palquant.hw import isa
 from palquant.hw.config import PRESETS
-from palquant.hw.isa import Base, Opcode
+from palquant.hw.isa import Base, Memory, Opcode
 from palquant.hw.registers import Activity, ErrorCode, Stall
 from palquant.hw.transfer import STORABLE
 from palquant.sim.driver import IMAGE_ADDRESS, Regions, Simulator
 from palquant.sim.execute import TIMELINE_ENGINES, Bus, Dump, execute
 from palquant.sim.programs import assemble, blocked, copy_program, faults
+from palquant.sw.emulator import Emulator
 
 GEOMETRY = PRESETS["tiny"]
 #: Cycles from the doorbell's acceptance to the first counted one, and from the last to the line.
@@ -107,6 +108,25 @@ def test_many_images_with_one_doorbell(simulator):
     np.testing.assert_array_equal(
         result.outputs[:, program.written], program.outputs[:, program.written]
     )
+
+
+def test_a_body_may_change_what_the_prologue_brought(simulator):
+    """Each image stores what the one before it loaded: the emulator does the same."""
+    place = {"memory": Memory.RESIDUAL, "rows": 1, "row_beats": 2}
+    units = [
+        isa.encode(Opcode.LOAD, **place, base=Base.IMAGE, dram_offset=isa.HEADER_BYTES),
+        isa.encode(Opcode.BARRIER),
+        isa.encode(Opcode.STORE, **place, base=Base.OUTPUT, signal_load=1),
+        isa.encode(Opcode.LOAD, **place, base=Base.INPUT, wait_store=1),
+        isa.encode(Opcode.END),
+    ]
+    image = assemble(GEOMETRY, units, body=2)
+    inputs = np.arange(5 * 64, dtype=np.uint8).reshape(5, 64)
+    moved = 2 * GEOMETRY.bus_bytes
+    seen = simulator.run(image, inputs, 64).outputs[:, :moved]
+    assert seen[0].tobytes() == units[0][:moved]
+    np.testing.assert_array_equal(seen[1:], inputs[:-1, :moved])
+    np.testing.assert_array_equal(Emulator(GEOMETRY, image).run(inputs)[:, :moved], seen)
 
 
 @pytest.mark.parametrize("fault", faults(GEOMETRY), ids=lambda fault: fault.name)
@@ -233,6 +253,6 @@ def test_a_replay_goes_the_same_way_without_the_driver(simulator):
         result = run(simulator, program, bus=Bus(stall=0.3, seed=4), replay=cycles)
         assert result.replay is not None
         assert result.replay.cycles - min(cycles, whole) in range(4)
-        assert 0 < result.replay.bare_seconds
-        assert 0 < result.replay.driver_seconds
+        assert result.replay.bare_seconds > 0
+        assert result.replay.driver_seconds > 0
     assert run(simulator, program).replay is None

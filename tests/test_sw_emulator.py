@@ -7,7 +7,7 @@ from palquant.errors import ExecutionError, InputError
 from palquant.hw import isa
 from palquant.hw.config import PRESETS
 from palquant.hw.isa import Base, Memory, Opcode, Source
-from palquant.sim.programs import assemble
+from palquant.sim.programs import assemble, data_offset
 from palquant.sw.emulator import Emulator
 
 TINY = PRESETS["tiny"]
@@ -155,6 +155,62 @@ def test_weights_may_come_with_each_image():
     alone = [Emulator(TINY, program).run(ones[:1])[0], Emulator(TINY, program).run(ones[1:])[0]]
     assert np.array_equal(together[:, :16], np.array(alone)[:, :16])
     assert not np.array_equal(together[0, :16], together[1, :16])
+
+
+CONSTANT = LOAD | {"base": Base.IMAGE, "dram_offset": isa.HEADER_BYTES}
+
+
+@pytest.mark.parametrize(
+    ("constant", "load", "same"),
+    [
+        (CONSTANT, LOAD, True),
+        (CONSTANT | {"row_beats": 3}, LOAD | {"address": 2}, True),
+        (CONSTANT | {"rows": 2, "stride": 4}, LOAD | {"address": 4}, True),
+        (CONSTANT, LOAD | {"address": 1}, False),
+        (CONSTANT, LOAD | {"memory": Memory.ACTIVATION}, False),
+    ],
+)
+def test_a_body_may_change_what_the_prologue_brought(constant, load, same):
+    """Each image but the first then finds what the image before it left there."""
+    store = STORE | {"address": load.get("address", 0) if same else 0}
+    program = [
+        (Opcode.LOAD, constant),
+        (Opcode.BARRIER, {}),
+        (Opcode.STORE, store | {"signal_load": 1}),
+        (Opcode.LOAD, load | {"wait_store": 1}),
+    ]
+    outputs = run(*program, images=4, body=2)[:, :8].tolist()
+    inputs = [list(range(at, at + 8)) for at in (0, 64, 128)]
+    assert outputs[1:] == (inputs if same else [outputs[0]] * 3)
+    assert outputs[0] == run(*program, body=2)[0, :8].tolist()
+
+
+def test_a_body_may_compute_over_what_the_prologue_brought():
+    """Each image adds five to the residual that the one before it left."""
+    offsets = np.full(TINY.lanes, 5, "<i4")
+    control = isa.PARAMETER_CONTROL.encode({"scale": 1, "valid": 1}) * TINY.lanes
+    data = bytes(64) + offsets.tobytes() + control
+    zeros = LOAD | {"base": Base.IMAGE, "row_beats": 2}
+    parameters = {"memory": Memory.PARAMETER, "row_beats": len(data[64:]) // TINY.bus_bytes}
+    assert TINY.beats == 1  # one slot holds a chunk's parameters
+    add = {"affine": 1, "residual": 1, "residual_out": 1, "signal_store": 1}
+
+    def program(offset):
+        return [
+            *((Opcode.LOAD, zeros | {"dram_offset": offset, "memory": memory})
+              for memory in (Memory.RESIDUAL, Memory.WEIGHT, Memory.ACTIVATION)),
+            (Opcode.LOAD, zeros | parameters | {"dram_offset": offset + 64}),
+            (Opcode.BARRIER, {}),
+            (Opcode.COMPUTE, COMPUTE | add),
+            (Opcode.STORE, STORE | {"row_beats": 2, "wait_compute": 1}),
+            (Opcode.END, {}),
+        ]  # fmt: skip
+
+    offset = data_offset([isa.encode(opcode, **fields) for opcode, fields in program(0)])
+    units = [isa.encode(opcode, **fields) for opcode, fields in program(offset)]
+    emulator = Emulator(TINY, assemble(TINY, units, body=5, data=data))
+    outputs = emulator.run(np.zeros((3, 64), np.uint8))[:, : 2 * TINY.lanes].view("<i2")
+    assert outputs.tolist() == [[5 * (image + 1)] * TINY.lanes for image in range(3)]
 
 
 def test_a_token_from_before_the_body_is_missed_by_further_images():
