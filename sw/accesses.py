@@ -42,7 +42,12 @@ class Access:
 
 
 def accesses(opcode: Opcode, fields: Mapping[str, int], geometry: Geometry) -> list[Access]:
-    """Intervals that an instruction reads and writes, in bytes; bounding intervals if strided."""
+    """Intervals that an instruction reads and writes, in bytes; bounding intervals if strided.
+
+    They hold whatever an instruction touches that the emulator executes, for any values of its
+    fields. Where the fields do not tell in a simple way what a COMPUTE reads, that is a whole
+    memory.
+    """
     if opcode in (Opcode.LOAD, Opcode.STORE):
         return _transfer(opcode, fields, geometry)
     if opcode is Opcode.COMPUTE:
@@ -65,30 +70,52 @@ def _transfer(opcode: Opcode, f: Mapping[str, int], geometry: Geometry) -> list[
 
 def _inputs(f: Mapping[str, int], g: Geometry) -> list[Access]:
     """Input window, weights, parameters and residual of a COMPUTE."""
-    origin = (
-        f["input_origin"]
-        - f["first_row"] * f["input_row_step"]
-        - f["first_column"] * f["input_pixel_step"]
-    ) % (1 << isa.ADDRESS_BITS)
-    last = (f["input_rows"] - 1) * f["input_row_step"]
-    last += (f["input_columns"] - 1) * f["input_pixel_step"]
     slots = f["output_chunks"] * g.beats
     found = [_parameters(f["parameter_slot"], slots, g)]
     if f["source"] == Source.POOL:
-        found.append(_residuals(origin, origin + last + slots, False, g))
+        found.append(_residuals(*_window(f, slots, g.residual_words), False, g))
     else:
         word = g.activation_bits_per_word // 8
-        end = origin + last + f["input_chunks"] * f["input_digits"]
-        found.append(Access(Memory.ACTIVATION, origin * word, end * word, False))
+        low, high = _window(f, f["input_chunks"] * f["input_digits"], g.activation_words)
+        found.append(Access(Memory.ACTIVATION, low * word, high * word, False))
         size = g.weight_bits_per_word // 8
         end = f["weight_address"] + (f["output_chunks"] - 1) * f["weight_chunk"]
-        end += f["weight_digits"] * f["weight_plane"]
+        end += (f["weight_digits"] - 1) * f["weight_plane"]
+        end += f["kernel_rows"] * f["kernel_columns"] * f["input_chunks"]
         found.append(Access(Memory.WEIGHT, f["weight_address"] * size, end * size, False))
     if f["residual"]:
         start = f["residual_in_address"]
         end = start + _extent(f, "residual_in") + slots
         found.append(_residuals(start, end, False, g))
     return found
+
+
+def _window(f: Mapping[str, int], words: int, depth: int) -> tuple[int, int]:
+    """First word that a COMPUTE's windows may read, and the word behind the last.
+
+    A tap's address follows from its input row and column alone if the windows of neighbouring
+    outputs are as far apart in memory as in coordinates, so that the rows and columns present bound
+    it. Otherwise, and where the interval leaves the memory so that addresses in it may wrap, it is
+    the whole memory.
+
+    Parameters:
+        f: Fields of the instruction.
+        words: Words that a tap reads.
+        depth: Words of the memory.
+    """
+    wrap = 1 << isa.ADDRESS_BITS
+    for outputs, stride, coordinates, step in (
+        ("output_rows", "input_row_stride", "stride_rows", "input_row_step"),
+        ("output_columns", "input_pixel_stride", "stride_columns", "input_pixel_step"),
+    ):
+        if f[outputs] > 1 and (f[stride] - f[coordinates] * f[step]) % wrap:
+            return 0, depth
+    first = f["input_origin"]
+    first -= f["first_row"] * f["input_row_step"] + f["first_column"] * f["input_pixel_step"]
+    first %= wrap
+    end = first + (f["input_rows"] - 1) * f["input_row_step"]
+    end += (f["input_columns"] - 1) * f["input_pixel_step"] + words
+    return (first, end) if end <= depth else (0, depth)
 
 
 def _outputs(f: Mapping[str, int], g: Geometry) -> list[Access]:

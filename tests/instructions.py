@@ -40,6 +40,8 @@ def compute(weight, output=0, activation=100):
         "input_origin": activation,
         "input_rows": 1,
         "input_columns": 1,
+        "kernel_rows": 1,
+        "kernel_columns": 1,
         "input_chunks": 1,
         "input_digits": 1,
         "output_rows": 1,
