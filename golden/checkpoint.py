@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from palquant.files import write_bytes
 
 FORMAT = "palquant-checkpoint"
 VERSION = 1
+#: First bytes of the zip archive that ``torch.save`` writes.
+_ARCHIVE = b"PK\x03\x04"
 
 
 def save_checkpoint(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
@@ -53,6 +56,10 @@ def load_checkpoint(path: str | os.PathLike[str], *entries: str) -> dict[str, An
     except OSError as error:
         raise ModelError(f"{target}: cannot read: {error.strerror or error}") from error
     except Exception as error:  # on arbitrary bytes the restricted unpickler raises anything
+        if _is_torn(target):
+            raise ModelError(
+                f"{target}: is damaged (truncated or corrupted); without it, training starts anew"
+            ) from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"{target}: is no {FORMAT} file, or is damaged ({reason})") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -65,6 +72,15 @@ def load_checkpoint(path: str | os.PathLike[str], *entries: str) -> dict[str, An
         if not tensor.isfinite().all():
             raise ModelError(f"{target}: {name} holds NaN or infinity")
     return found
+
+
+def _is_torn(path: Path) -> bool:
+    """Whether a file starts like the archive that a checkpoint is, but its end is missing."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(len(_ARCHIVE)) == _ARCHIVE and not zipfile.is_zipfile(stream)
+    except (OSError, zipfile.BadZipFile):
+        return True
 
 
 def load_state(module: nn.Module, state: object, source: str) -> None:

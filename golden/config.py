@@ -9,9 +9,14 @@ from typing import Any
 from palquant.errors import ConfigurationError
 
 
-def option(default: Any, text: str) -> Any:
-    """A dataclass field with a default and a line of help."""
-    return field(default=default, metadata={"help": text})
+def option(default: Any, text: str, allowed: tuple[int, ...] = ()) -> Any:
+    """A dataclass field with a default, a line of help, and the values allowed if these are few."""
+    return field(default=default, metadata={"help": text, "allowed": allowed})
+
+
+def words(name: str) -> str:
+    """A field's name as messages have it, which is that of the command-line option as well."""
+    return name.replace("_", " ")
 
 
 #: Kinds of blocks.
@@ -134,16 +139,18 @@ class TrainConfig:
 
     base_width: int = option(16, "Channels of the first stage in each group.")
     groups: int = option(2, "Parallel groups G; every width is multiplied by it.")
-    weight_bits: int = option(2, "Width of the weights between stem and classifier, 1 to 8.")
-    activation_bits: int = option(
-        2, "Width of the activations between stem and classifier, 1 to 4."
+    weight_bits: int = option(
+        2, "Width of the weights between stem and classifier, 1 to 8.", tuple(range(1, 9))
     )
-    residual_bits: int = option(16, "Width of the residual stream, 8 to 16.")
+    activation_bits: int = option(
+        2, "Width of the activations between stem and classifier, 1 to 4.", tuple(range(1, 5))
+    )
+    residual_bits: int = option(16, "Width of the residual stream, 8 to 16.", tuple(range(8, 17)))
     shuffle: bool = option(
         True, "Whether cyclic shuffles stand between the stages (with more than one group)."
     )
-    stem_bits: int = option(8, "Width of the stem's weights: 2, 4 or 8.")
-    classifier_bits: int = option(8, "Width of the classifier's weights: 2, 4 or 8.")
+    stem_bits: int = option(8, "Width of the stem's weights: 2, 4 or 8.", (2, 4, 8))
+    classifier_bits: int = option(8, "Width of the classifier's weights: 2, 4 or 8.", (2, 4, 8))
     epochs: int = option(30, "Passes over the training images.")
     batch_size: int = option(64, "Images per step; an incomplete last batch is left out.")
     learning_rate: float = option(0.1, "First learning rate of SGD; follows half a cosine to 0.")
@@ -161,14 +168,21 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "threads"):
+        for item in fields(self):
+            allowed, value = item.metadata["allowed"], getattr(self, item.name)
+            if allowed and value not in allowed:
+                choices = ", ".join(map(str, allowed))
+                raise ConfigurationError(f"{words(item.name)} must be one of {choices}, not "
+                                         f"{value}")  # fmt: skip
+        for name in ("base_width", "groups", "epochs", "batch_size", "threads"):
             if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name} must be a positive integer, not "
+                raise ConfigurationError(f"{words(name)} must be a positive integer, not "
                                          f"{getattr(self, name)}")  # fmt: skip
         for name in ("learning_rate", "momentum", "weight_decay", "quantizer_learning_rate"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
-                raise ConfigurationError(f"{name} must be a number of at least 0, not {value}")
+                raise ConfigurationError(f"{words(name)} must be a number of at least 0, not "
+                                         f"{value}")  # fmt: skip
         if self.seed < 0 or self.split_seed < 0:
             raise ConfigurationError("seeds must be at least 0, not "
                                      f"{min(self.seed, self.split_seed)}")  # fmt: skip

@@ -7,6 +7,7 @@ rates are adapted to 1438 images.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Iterator
@@ -23,9 +24,9 @@ from torch.optim import SGD, Adam, Optimizer
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from palquant.errors import ConfigurationError, ModelError
-from palquant.files import make_folder, write_text
+from palquant.files import make_folder, write_bytes, write_text
 from palquant.golden.checkpoint import load_checkpoint, load_state, save_checkpoint
-from palquant.golden.config import TrainConfig
+from palquant.golden.config import TrainConfig, words
 from palquant.golden.convolution import ParallelConvolution
 from palquant.golden.data import Images, Labels, Split, load_digits_split, shift_images
 from palquant.golden.export import export
@@ -38,6 +39,9 @@ from palquant.sw.model import save_model
 MODEL_FILE = "model.npz"
 METRICS_FILE = "metrics.jsonl"
 CHECKPOINT_FILE = "checkpoint.pt"
+#: The images that training held out, as the network reads them, and their classes.
+IMAGES_FILE = "heldout_images.npy"
+LABELS_FILE = "heldout_labels.npy"
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +56,8 @@ class TrainResult:
         model: Path of the model file.
         metrics: Path of the metrics file (JSON lines).
         checkpoint: Path of the last checkpoint.
+        images: Path of the held-out images (NumPy array file).
+        labels: Path of their classes.
     """
 
     network: nn.Module
@@ -61,6 +67,8 @@ class TrainResult:
     model: Path
     metrics: Path
     checkpoint: Path
+    images: Path
+    labels: Path
 
 
 def train(
@@ -106,10 +114,13 @@ def train(
         )
         verify(run.model, graph, split.test_images)
         save_model(graph, output / MODEL_FILE)
+    for name, array in ((IMAGES_FILE, split.test_images), (LABELS_FILE, split.test_labels)):
+        _write_array(array, output / name)
     _write_metrics(run.history, output / METRICS_FILE)
     return TrainResult(
         run.model, graph, top1, run.history,
         output / MODEL_FILE, output / METRICS_FILE, run.checkpoint,
+        output / IMAGES_FILE, output / LABELS_FILE,
     )  # fmt: skip
 
 
@@ -129,7 +140,7 @@ class _Run:
 
     def __init__(self, config: TrainConfig, split: Split, checkpoint: Path) -> None:
         if config.batch_size > len(split.train_images):
-            raise ConfigurationError(f"batch_size {config.batch_size} exceeds the "
+            raise ConfigurationError(f"batch size {config.batch_size} exceeds the "
                                      f"{len(split.train_images)} training images")  # fmt: skip
         self.config = config
         self.split = split
@@ -184,7 +195,7 @@ class _Run:
                 raise ModelError("the loss is NaN or infinite")
         except ModelError as error:
             raise ModelError(f"epoch {self.epoch + 1}: {error}; try a smaller "
-                             "learning_rate") from error  # fmt: skip
+                             "learning rate") from error  # fmt: skip
         return loss
 
     def _set_learning_rates(self, progress: float) -> None:
@@ -214,7 +225,8 @@ class _Run:
         for name, value in asdict(self.config).items():
             saved = found.get(name) if isinstance(found, dict) else None
             if saved != value:
-                raise ModelError(f"{self.checkpoint}: was trained with {name}={saved}, not {value}")
+                raise ModelError(f"{self.checkpoint}: was trained with {words(name)} {saved}, not "
+                                 f"{value}")  # fmt: skip
         if not (isinstance(history, list) and epoch == len(history) <= self.config.epochs):
             raise ModelError(f"{self.checkpoint}: epoch {epoch} does not fit its history")
         load_state(self.model, content["model"], f"{self.checkpoint}: model")
@@ -252,6 +264,13 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
 def _write_metrics(history: list[dict[str, float]], path: Path) -> None:
     """All epochs so far, one JSON object a line; replaced as a whole."""
     write_text(path, "".join(json.dumps(entry) + "\n" for entry in history))
+
+
+def _write_array(array: Images | Labels, path: Path) -> None:
+    """A NumPy array file, replaced as a whole."""
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    write_bytes(path, stream.getbuffer())
 
 
 @contextmanager

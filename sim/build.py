@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from palquant.errors import ToolError
-from palquant.files import replace_folder
+from palquant.errors import OutputError, ToolError
+from palquant.files import make_folder, replace_folder
 from palquant.sim import process
 from palquant.sim.netlist import randomize_power_on, register_reset
 from palquant.sim.toolchain import Toolchain, find_toolchain, require_wave_headers
@@ -61,6 +61,24 @@ def cache_folder() -> Path:
         if project.is_file() and 'name = "palquant"' in project.read_text():
             return Path("build/verilator").absolute()
     return Path.home() / ".cache" / "palquant"
+
+
+@contextlib.contextmanager
+def use_cache(cache: Path) -> Iterator[None]:
+    """A block that reads and writes the cache.
+
+    Raises:
+        OutputError: It cannot; the message says how to move the cache.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.__cause__ if isinstance(error, OutputError) else error
+        text = reason.strerror if isinstance(reason, OSError) else None
+        raise OutputError(
+            f"{cache}: cannot use this folder as the simulator cache ({text or error}); "
+            f"{CACHE_VARIABLE} names another one"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -128,20 +146,19 @@ def make(recipe: Recipe, cache: Path | None = None) -> Path:
 
     Raises:
         ToolError: A tool is missing, or failed; the message ends with its last words.
+        OutputError: The cache cannot be written.
     """
     toolchain = find_toolchain()
     cache = cache_folder() if cache is None else cache
     key = recipe.key(toolchain)
     product = cache / key / recipe.product
-    if product.is_file():
-        return product
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
+    with use_cache(cache):
+        if product.is_file():
+            return product
+        make_folder(cache)
         with _locked(cache / f"{key}.lock"):
             if not product.is_file():
                 _build(recipe, toolchain, product.parent)
-    except OSError as error:
-        raise ToolError(f"cannot build {recipe.label} in {cache}: {error}") from error
     return product
 
 

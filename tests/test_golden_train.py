@@ -46,8 +46,16 @@ def test_metrics_are_the_history(result):
     lines = result.metrics.read_text().splitlines()
     assert [json.loads(line) for line in lines] == result.history
     assert {path.name for path in result.model.parent.iterdir()} == {
-        "model.npz", "metrics.jsonl", "checkpoint.pt"
+        "model.npz", "metrics.jsonl", "checkpoint.pt", "heldout_images.npy", "heldout_labels.npy"
     }  # fmt: skip
+
+
+def test_the_held_out_images_lie_beside_the_model(result):
+    images, labels = np.load(result.images), np.load(result.labels)
+    split = load_digits_split(SHORT.split_seed)
+    assert images.dtype == np.float32
+    assert np.array_equal(images, split.test_images)
+    assert np.array_equal(labels, split.test_labels)
 
 
 def interrupt_after(monkeypatch, epochs):
@@ -95,7 +103,7 @@ def test_resuming_a_finished_run_changes_nothing(result):
 
 def test_resume_refuses_another_configuration(result):
     other = dataclasses.replace(SHORT, learning_rate=0.02)
-    message = r"checkpoint\.pt: was trained with learning_rate=0\.1, not 0\.02$"
+    message = r"checkpoint\.pt: was trained with learning rate 0\.1, not 0\.02$"
     with pytest.raises(ModelError, match=message):
         train(other, result.model.parent, resume=True, progress=False)
 
@@ -111,7 +119,7 @@ def test_resume_refuses_another_configuration(result):
          r"adam\.state\.0\.exp_avg holds NaN or infinity$"),
         (lambda c: c["model"].pop("stem.conv.weight"),
          r"model: entry 'stem\.conv\.weight' is missing$"),
-        (lambda c: c.update(config=[1]), r"was trained with base_width=None, not 3$"),
+        (lambda c: c.update(config=[1]), r"was trained with base width None, not 3$"),
         (lambda c: c.update(epoch=2), r"epoch 2 does not fit its history$"),
         (lambda c: c.update(epoch="3"), r"epoch 3 does not fit its history$"),
         (lambda c: c.pop("sgd"), r"entry 'sgd' is missing$"),
@@ -144,7 +152,7 @@ def test_progress_bar_goes_to_standard_error(tmp_path, capfd):
 
 def test_a_loss_that_diverges_is_an_error(tmp_path):
     config = TrainConfig(base_width=1, groups=1, epochs=3, learning_rate=1e30)
-    message = r"^epoch 1: .* is NaN or infinite; try a smaller learning_rate$"
+    message = r"^epoch 1: .* is NaN or infinite; try a smaller learning rate$"
     with pytest.raises(ModelError, match=message):
         train(config, tmp_path, progress=False)
 
@@ -178,16 +186,22 @@ def test_quantiser_parameters_go_to_adam():
     ("changes", "message"),
     [
         ({"epochs": 0}, "^epochs must be a positive integer, not 0$"),
-        ({"batch_size": -1}, "^batch_size must be a positive integer, not -1$"),
+        ({"batch_size": -1}, "^batch size must be a positive integer, not -1$"),
         ({"threads": 0}, "^threads must be a positive integer, not 0$"),
         (
             {"learning_rate": float("nan")},
-            r"^learning_rate must be .* at least 0, not nan$",
+            r"^learning rate must be .* at least 0, not nan$",
         ),
-        ({"weight_decay": -0.1}, r"^weight_decay must be .* at least 0, not -0\.1$"),
+        ({"weight_decay": -0.1}, r"^weight decay must be .* at least 0, not -0\.1$"),
         ({"seed": -1}, "^seeds must be at least 0, not -1$"),
-        ({"batch_size": 5000}, "^batch_size 5000 exceeds the 1438 training images$"),
+        ({"batch_size": 5000}, "^batch size 5000 exceeds the 1438 training images$"),
         ({"groups": 0}, "^groups must be a positive integer, not 0$"),
+        ({"base_width": 0}, "^base width must be a positive integer, not 0$"),
+        ({"weight_bits": 9}, "^weight bits must be one of 1, 2, 3, 4, 5, 6, 7, 8, not 9$"),
+        ({"activation_bits": 5}, "^activation bits must be one of 1, 2, 3, 4, not 5$"),
+        ({"residual_bits": 7}, "^residual bits must be one of 8, .*, 16, not 7$"),
+        ({"stem_bits": 3}, "^stem bits must be one of 2, 4, 8, not 3$"),
+        ({"classifier_bits": 1}, "^classifier bits must be one of 2, 4, 8, not 1$"),
     ],
 )
 def test_refuses_bad_configurations(tmp_path, changes, message):

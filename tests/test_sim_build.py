@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from copy_engine import verilog
 
-from palquant.errors import ToolError
+from palquant.errors import OutputError, ToolError
 from palquant.sim import build
 from palquant.sim.build import CACHE_VARIABLE, Recipe, build_driver, cache_folder, driver_recipe
 from palquant.sim.toolchain import Toolchain, find_toolchain
@@ -102,7 +102,8 @@ def test_a_failed_build_is_reported_and_leaves_its_log(tools, tmp_path):
 
 def test_a_cache_that_cannot_be_written_is_reported(tools, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ToolError, match=r"cannot build nothing in .*file"):
+    text = r"file: .* simulator cache \(.*is no directory\); PALQUANT_CACHE names another one$"
+    with pytest.raises(OutputError, match=text):
         build.make(RECIPE, tmp_path / "file")
 
 

@@ -114,11 +114,21 @@ def test_every_damaged_byte_is_noticed(image, folder, position):
 
 def test_a_truncated_image_says_so(image, folder):
     (folder / "image.bin").write_bytes(image.data[:-7])
-    with pytest.raises(ImageError, match=r"image_bytes is 0x[0-9a-f]+, expected"):
+    size = len(image.data)
+    text = f"holds {size - 7} bytes, but its header says {size}: truncated or corrupted$"
+    with pytest.raises(ImageError, match=text):
         load_image(folder)
     (folder / "image.bin").write_bytes(image.data[:10])
     with pytest.raises(ImageError, match="10 bytes, less than a header of 64"):
         load_image(folder)
+
+
+def test_a_folder_that_is_missing_is_named(folder):
+    for path, text in ((folder / "no", "there is no such folder"),
+                       (folder / "image.bin", "is no folder")):  # fmt: skip
+        with pytest.raises(ImageError) as caught:
+            load_image(path)
+        assert str(caught.value) == f"{path}: {text}; expected a memory image (palquant compile)"
 
 
 def test_another_geometry_is_refused(image):
