@@ -9,8 +9,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from palquant import __version__, commands
+from palquant import __version__, commands, guard
 from palquant.golden.config import TrainConfig
+from palquant.hw.config import PRESETS
 
 #: Names of the benchmarks, ``bench.BENCHMARKS``.
 BENCHMARKS = ("resnet18", "speedup", "growth")
@@ -19,7 +20,7 @@ EXAMPLES = """\
 a first run:
   palquant train -o build/digits
   palquant compile build/digits/model.npz --geometry tiny -o build/image
-  palquant compare build/image --input images.npy
+  palquant compare build/image --input build/digits/heldout_images.npy --images 4
   palquant generate --geometry tiny --image build/image -o build/verilog
 
 exit status: 0 success; 1 a mistake in the input, or a mismatch; 2 wrong options; 130 interrupted
@@ -36,7 +37,12 @@ def _add(
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write the results as JSON; - is standard output, with nothing else on it",
+    )
     parser.set_defaults(run=run)
     return parser
 
@@ -50,9 +56,35 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="FILE.npy",
-        help="images, float32 or uint8, shape (N, C, H, W)",
+        help="images of shape (N, C, H, W): float32 with pixels of 0 to 1, or uint8 of 0 to 255",
     )
-    parser.add_argument("--images", type=positive, metavar="N", help="only the first N images")
+    parser.add_argument(
+        "--images", type=positive, metavar="N", help="only the first N images (default: all)"
+    )
+
+
+def _add_geometry(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    presets = ", ".join(
+        f"{name} ({item.tin}x{item.tout} multipliers)" for name, item in PRESETS.items()
+    )
+    parser.add_argument(
+        "--geometry",
+        required=default is None,
+        default=default,
+        metavar="NAME",
+        help=f"sizes of the machine: {presets}" + (f" (default: {default})" if default else ""),
+    )
+
+
+def _add_output(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help=f"folder for {what}; made if missing",
+    )
 
 
 def positive(text: str) -> int:
@@ -64,8 +96,12 @@ def positive(text: str) -> int:
 
 
 def _train_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--resume", action="store_true", help="go on after the last full epoch")
+    _add_output(parser, "model, metrics, checkpoint, and the held-out images and labels")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on after the last full epoch of an interrupted training (default: start anew)",
+    )
     parser.add_argument("--quiet", action="store_true", help="draw no progress bar")
     for item in fields(TrainConfig):
         flag = "--" + item.name.replace("_", "-")
@@ -76,7 +112,11 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
             )
         else:
             parser.add_argument(
-                flag, type=type(item.default), default=item.default, metavar="N", help=help_text
+                flag,
+                type=type(item.default),
+                default=item.default,
+                metavar="X" if isinstance(item.default, float) else "N",
+                help=help_text,
             )
 
 
@@ -108,8 +148,8 @@ def build_parser() -> argparse.ArgumentParser:
         "palquant compile build/digits/model.npz --geometry tiny -o build/image",
     )
     compile_.add_argument("model", type=Path, metavar="MODEL", help="model file (palquant train)")
-    compile_.add_argument("--geometry", required=True, metavar="NAME")
-    compile_.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    _add_geometry(compile_)
+    _add_output(compile_, "the memory image; replaced if it holds an older one")
     compile_.add_argument(
         "--result-only",
         action="store_true",
@@ -121,17 +161,32 @@ def build_parser() -> argparse.ArgumentParser:
         "simulate",
         commands.simulate,
         "run images on the accelerator",
-        "palquant simulate build/image --input images.npy --backend rtl",
+        "palquant simulate build/image --input build/digits/heldout_images.npy --images 4",
     )
     _add_images(simulate)
-    simulate.add_argument("--backend", choices=("rtl", "emulator"), default="rtl")
-    simulate.add_argument("--labels", type=Path, metavar="FILE.npy", help="classes, shape (N,)")
-    simulate.add_argument("--waves", type=Path, metavar="FILE.fst", help="record waveforms")
+    simulate.add_argument(
+        "--backend",
+        choices=("rtl", "emulator"),
+        default="rtl",
+        help="the RTL, with cycles, or the faster emulator, with results alone (default: rtl)",
+    )
+    simulate.add_argument(
+        "--labels",
+        type=Path,
+        metavar="FILE.npy",
+        help="classes of the images, integers of shape (N,); reports the top-1 accuracy",
+    )
+    simulate.add_argument(
+        "--waves",
+        type=Path,
+        metavar="FILE.fst",
+        help="record waveforms in FST, for GTKWave or Surfer; RTL only",
+    )
     simulate.add_argument(
         "--latency",
         type=positive,
         metavar="CYCLES",
-        help=f"latency of the simulated memory (default {commands.LATENCY})",
+        help=f"latency of the simulated memory; RTL only (default: {commands.LATENCY})",
     )
 
     compare = _add(
@@ -139,7 +194,7 @@ def build_parser() -> argparse.ArgumentParser:
         "compare",
         commands.compare,
         "compare integer reference, emulator and RTL, every value of every layer",
-        "palquant compare build/image --input images.npy --images 4",
+        "palquant compare build/image --input build/digits/heldout_images.npy --images 4",
     )
     _add_images(compare)
 
@@ -150,15 +205,17 @@ def build_parser() -> argparse.ArgumentParser:
         "write Verilog, register map and memory files",
         "palquant generate --geometry tiny --image build/image -o build/verilog",
     )
-    generate.add_argument("--geometry", required=True, metavar="NAME")
-    generate.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
-    generate.add_argument("--image", type=Path, metavar="DIR", help="memory image to include")
+    _add_geometry(generate)
+    _add_output(generate, "the files")
+    generate.add_argument(
+        "--image", type=Path, metavar="DIR", help="memory image to include (default: none)"
+    )
     generate.add_argument(
         "--format",
         action="append",
         default=[],
         choices=("mem", "coe", "mif"),
-        help="also write the image in this format (repeatable)",
+        help="also write the image in this format (repeatable; default: image.bin and .hex only)",
     )
 
     bench = _add(
@@ -174,11 +231,17 @@ def build_parser() -> argparse.ArgumentParser:
         help="resnet18: one image, every layer; speedup: PalQuant against 4 bits; growth: image "
         "sizes",
     )
-    bench.add_argument("--geometry", default="kilomac", metavar="NAME", help="default: kilomac")
+    _add_geometry(bench, "kilomac")
     bench.add_argument(
-        "--size", type=positive, default=224, metavar="N", help="height and width of the image"
+        "--size",
+        type=positive,
+        default=224,
+        metavar="N",
+        help="height and width of the image (default: 224)",
     )
-    bench.add_argument("--seed", type=int, default=0, metavar="N", help="of weights and images")
+    bench.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of weights and images (default: 0)"
+    )
     bench.add_argument(
         "--fresh", action="store_true", help="measure again what was measured before"
     )
@@ -199,7 +262,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of ``palquant``; returns the exit status."""
     options = build_parser().parse_args(arguments)
-    return commands.run_guarded(options.run, options)
+    return guard.run_guarded(options.run, options)
 
 
 if __name__ == "__main__":

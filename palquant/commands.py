@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
-import sys
 from argparse import Namespace
-from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any
-from zipfile import BadZipFile
 
-import numpy as np
-import numpy.typing as npt
-
-from palquant.errors import InputError, MismatchError, OutputError, PalquantError
-from palquant.files import write_json, write_together
+from palquant.errors import InputError, MismatchError, OutputError
+from palquant.files import write_together
 from palquant.hw.config import geometry
+from palquant.inputs import note, read_images, read_labels
 from palquant.sw.image import MemoryImage, load_image
-from palquant.tables import table
+from palquant.tables import count, table
 
 Report = dict[str, Any]
 
@@ -29,49 +22,34 @@ Report = dict[str, Any]
 LATENCY = 50
 
 
-def read_array(path: Path, label: str) -> npt.NDArray[Any]:
-    """A NumPy array file, read without executing code.
-
-    Raises:
-        InputError: Missing or no array file.
-    """
-    try:
-        array: npt.NDArray[Any] = np.load(path, allow_pickle=False)
-    except OSError as error:
-        raise InputError(f"{path}: cannot read {label}: {error.strerror or error}") from error
-    except (ValueError, EOFError, SyntaxError, TokenError, BadZipFile, MemoryError) as error:
-        raise InputError(f"{path}: is no NumPy array file ({error})") from error
-    if not isinstance(array, np.ndarray):
-        raise InputError(f"{path}: holds several arrays, expected one (.npy)")
-    return array
-
-
-def _images(options: Namespace) -> npt.NDArray[Any]:
-    images = read_array(options.input, "images")
-    if not images.ndim or not len(images):
-        raise InputError(f"{options.input}: holds no image, expected shape (N, C, H, W)")
-    return images if options.images is None else images[: options.images]
-
-
-def _top1(image: MemoryImage, predictions: npt.NDArray[Any], labels: Path | None) -> Report:
-    if labels is None:
-        return {}
-    wanted = read_array(labels, "labels")[: len(predictions)]
-    if wanted.shape != predictions.shape:
-        raise InputError(f"{labels}: labels of shape {wanted.shape}, expected {predictions.shape}")
-    return {"top1": float((predictions == wanted).mean())}
-
-
 def train(options: Namespace) -> Report:
     """Train on digits and write model, metrics and checkpoint."""
     from palquant.golden.config import TrainConfig
+    from palquant.golden.train import CHECKPOINT_FILE
     from palquant.golden.train import train as run_training
 
     config = TrainConfig(**{item.name: getattr(options, item.name) for item in fields(TrainConfig)})
-    result = run_training(config, options.output, resume=options.resume, progress=not options.quiet)
+    checkpoint = options.output / CHECKPOINT_FILE
+    before = _modified(checkpoint)
+    if before and not options.resume:
+        note(f"{checkpoint} exists; training starts anew, --resume would go on from it")
+    try:
+        result = run_training(
+            config, options.output, resume=options.resume, progress=not options.quiet
+        )
+    except KeyboardInterrupt:
+        if options.resume or _modified(checkpoint) != before:
+            raise KeyboardInterrupt("the same command with --resume goes on") from None
+        raise
     print(f"{config.network.name}: held-out top-1 {result.top1:.4f}")
     print(f"model      {result.model}\nmetrics    {result.metrics}\ncheckpoint {result.checkpoint}")
+    print(f"images     {result.images}\nlabels     {result.labels}")
     return {"name": config.network.name, "top1": result.top1, "model": str(result.model)}
+
+
+def _modified(path: Path) -> int | None:
+    """When a file was last written, or None where there is none."""
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 def compile_model(options: Namespace) -> Report:
@@ -91,7 +69,11 @@ def compile_model(options: Namespace) -> Report:
         "layers": len(image.layers),
         "tensors": len(image.tensors),
     }
-    print(f"{options.output}: " + ", ".join(f"{value} {key}" for key, value in report.items()))
+    print(
+        f"{options.output}: geometry {machine.name}, image of {len(image.data):,} bytes; for each "
+        f"network input {image.input_bytes:,} bytes in, {image.output_bytes:,} bytes out; "
+        f"{count(len(image.layers), 'layer')}, {count(len(image.tensors), 'tensor')} in memory"
+    )
     return report
 
 
@@ -100,8 +82,11 @@ def simulate(options: Namespace) -> Report:
     from palquant.sim.execute import Bus
     from palquant.sim.run import run_emulator, run_rtl
 
+    if options.waves and options.waves.suffix != ".fst" and options.backend == "rtl":
+        raise InputError(f"{options.waves}: waveforms are written as FST; use a name with .fst")
     image = load_image(options.directory)
-    images = _images(options)
+    images = read_images(options.input, options.images)
+    labels = read_labels(options.labels, image, len(images)) if options.labels else None
     if options.backend == "emulator":
         if options.waves:
             raise InputError("--waves needs --backend rtl: the emulator has no signals")
@@ -142,14 +127,24 @@ def simulate(options: Namespace) -> Report:
         ]
         print(table(["layer", "cycles/image", "utilization", "other cycles"], rows))
         print(
-            f"\n{cycles.cycles} cycles for {cycles.images} images, utilization "
+            f"\n{cycles.cycles:,} cycles for {count(cycles.images, 'image')}, utilization "
             f"{cycles.utilization:.3f} (quantised layers {cycles.quantized_utilization:.3f})"
         )
-    report |= _top1(image, predictions, options.labels)
+        print(_utilization_text(image))
+    if labels is not None:
+        report["top1"] = float((predictions == labels).mean())
     print("predictions: " + " ".join(map(str, predictions[:64])) + (" ..." * (len(images) > 64)))
     if "top1" in report:
         print(f"top-1: {report['top1']:.4f}")
     return report
+
+
+def _utilization_text(image: MemoryImage) -> str:
+    """What the columns of a table with cycles and utilization mean."""
+    return (
+        "cycles are the average of one image; utilization is the share of the array's peak, "
+        f"{image.geometry.peak_macs} two-bit multiply-accumulates a cycle"
+    )
 
 
 def compare(options: Namespace) -> Report:
@@ -160,7 +155,7 @@ def compare(options: Namespace) -> Report:
     from palquant.sw.normalize import to_codes
 
     image = load_image(options.directory)
-    images = _images(options)
+    images = read_images(options.input, options.images)
     expected = run_reference(image.graph, to_codes(images, image.graph.input))
     emulated = compare_outputs(image, run_emulator(image, images), expected)
     result, cycles = run_rtl(image, images)
@@ -173,26 +168,47 @@ def compare(options: Namespace) -> Report:
             {
                 "name": layer.name,
                 "values_compared": sum(item.values for item in mine),
-                "mismatches": sum(item.mismatches for item in mine),
-                "emulator_mismatches": sum(item.mismatches for item in other),
+                # Of a layer whose results stay on chip nothing is known: None, not 0.
+                "mismatches": sum(item.mismatches for item in mine) if mine else None,
+                "emulator_mismatches": sum(item.mismatches for item in other) if other else None,
                 "cycles": layer.cycles,
+                "cycles_per_image": layer.cycles / len(images),
                 "utilization": layer.utilization,
             }
         )
-    print(table(list(layers[0]), [list(layer.values()) for layer in layers]))
+    columns = {
+        "name": "layer", "values_compared": "values compared", "mismatches": "RTL mismatches",
+        "emulator_mismatches": "emulator mismatches", "cycles_per_image": "cycles/image",
+        "utilization": "utilization",
+    }  # fmt: skip
+    rows = [
+        [layer[name] for name in columns]
+        for layer in (
+            item | {"cycles_per_image": round(item["cycles_per_image"])} for item in layers
+        )
+    ]
+    print(table(list(columns.values()), rows))
+    unseen = sum(layer["mismatches"] is None for layer in layers)
     report = {
         "layers": layers,
         "images": len(images),
         "values_compared": sum(item.values for item in simulated),
+        "layers_not_compared": unseen,
         "mismatches": sum(item.mismatches for item in simulated),
         "emulator_mismatches": sum(item.mismatches for item in emulated),
         "cycles": cycles.cycles,
     }
     print(
-        f"\n{report['values_compared']} values of {len(images)} images compared with the integer "
-        f"reference: RTL {report['mismatches']} mismatches, emulator "
-        f"{report['emulator_mismatches']}"
+        f"\n{report['values_compared']:,} values of {count(len(images), 'image')} compared with "
+        f"the integer reference: {report['mismatches']:,} differ in RTL, "
+        f"{report['emulator_mismatches']:,} in the emulator"
     )
+    if unseen:
+        print(
+            f"{count(unseen, 'layer')} of {len(layers)} not compared (-): results stay on chip; "
+            "compile without --result-only to compare them"
+        )
+    print(_utilization_text(image))
     for label, found in (("emulator", emulated), ("RTL", simulated)):
         for item in found:
             if item.mismatches:
@@ -246,6 +262,8 @@ def inspect(options: Namespace) -> Report:
 
     path: Path = options.path
     if not path.is_dir():
+        if options.program:
+            raise InputError(f"{path}: --program needs a memory image's folder (palquant compile)")
         graph = load_model(path)
         rows = node_rows(graph)
         print(table(["node", "operation", "inputs", "shape", "type"], rows))
@@ -283,59 +301,3 @@ def inspect(options: Namespace) -> Report:
     if options.program:
         print("\n" + "\n".join(program_lines(image)))
     return {"geometry": image.geometry.name, "layers": layers, "image_bytes": len(image.data)}
-
-
-def guarded(command: Callable[[], Report], json_file: Path | None = None) -> int:
-    """Run something for a user: a mistake becomes one line and an exit status.
-
-    Parameters:
-        command: What to run; returns its results.
-        json_file: Where the results are written as JSON, also those of a comparison that failed.
-
-    Returns:
-        Exit status: 0 success, 1 a mistake or a mismatch, 130 interrupted.
-    """
-    try:
-        try:
-            report: Report | None = command()
-        except MismatchError as error:
-            if json_file is not None and error.report is not None:
-                try:
-                    write_json(json_file, error.report)
-                except OutputError as second:
-                    print(f"palquant: {second}", file=sys.stderr)
-            raise
-        print(end="", flush=True)
-        if json_file is not None:
-            write_json(json_file, report)
-    except PalquantError as error:
-        print(f"palquant: {error}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:
-        # The reader of our output has gone, as in `palquant inspect … | head`.
-        _drop_output()
-        return 0
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        if not where and error.errno == errno.ENOSPC:  # all files are written by palquant.files
-            _drop_output()
-            where = "standard output: cannot write: "
-        print(f"palquant: {where}{error.strerror or error}", file=sys.stderr)
-        return 1
-    except MemoryError:
-        print("palquant: out of memory; try fewer images (--images)", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("palquant: interrupted", file=sys.stderr)
-        return 130
-    return 0
-
-
-def _drop_output() -> None:
-    """Forget what standard output still holds: Python would complain once more at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def run_guarded(command: Callable[[Namespace], Report], options: Namespace) -> int:
-    """Run a command with its options; see :func:`guarded`."""
-    return guarded(lambda: command(options), options.json)

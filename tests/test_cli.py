@@ -3,16 +3,19 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from palquant.cli import build_parser, main
-from palquant.commands import guarded
 from palquant.errors import MismatchError
 from palquant.golden.data import load_digits_split
+from palquant.guard import guarded
+from palquant.hw.config import PRESETS
 from palquant.sw.model import load_model
 
 TRAIN = ["train", "--base-width", "4", "--epochs", "1", "--quiet"]
@@ -65,6 +68,92 @@ def test_simulate_predicts_the_same_on_both_back_ends(workspace, backend, capsys
         assert sum(report["activity"].values()) == report["cycles"]
 
 
+def test_layers_of_which_nothing_was_compared_are_no_success(workspace, capsys):
+    model, image = str(workspace / "digits" / "model.npz"), str(workspace / "result")
+    assert main(["compile", model, "--geometry", "tiny", "-o", image, "--result-only"]) == 0
+    capsys.readouterr()
+    images = ["--input", str(workspace / "images.npy"), "--images", "1"]
+    assert main(["compare", image, *images, "--json", "-"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    unseen = [row for row in report["layers"] if not row["values_compared"]]
+    assert 0 < len(unseen) == report["layers_not_compared"] < len(report["layers"])
+    for row in unseen:
+        assert row["mismatches"] is row["emulator_mismatches"] is None
+    assert main(["compare", image, *images]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"^stem\S* +0 +- +- ", text, re.MULTILINE)
+    assert re.search(rf"^{len(unseen)} layers of {len(report['layers'])} not compared", text,
+                     re.MULTILINE)  # fmt: skip
+    assert "values of 1 image compared" in text
+    assert "cycles are the average of one image" in text
+
+
+def test_more_images_than_there_are_get_a_note(workspace, capsys):
+    assert main(["simulate", str(workspace / "image"), "--input", str(workspace / "images.npy"),
+                 "--backend", "emulator", "--images", "9"]) == 0  # fmt: skip
+    note = r"palquant: note: --images 9, but \S+images\.npy holds 3 images\n"
+    assert re.fullmatch(note, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("scale", "dtype", "text"),
+    [
+        (1, np.float32, None),
+        (255, np.uint8, None),
+        (16, np.float32, "pixels from 0 to 16; float32 images are expected in 0 to 1"),
+        (-1, np.float32, "pixels from -1 to 0; float32 images are expected in 0 to 1"),
+        (16, np.uint8, "no pixel exceeds 16; uint8 images are expected to use 0 to 255"),
+    ],
+)
+def test_a_scale_that_is_likely_wrong_gets_a_note(workspace, capsys, scale, dtype, text):
+    path = workspace / "scaled.npy"
+    images = np.load(workspace / "images.npy")
+    assert images.max() == 1
+    np.save(path, (images * scale).astype(dtype))
+    assert main(["simulate", str(workspace / "image"), "--input", str(path), "--backend",
+                 "emulator"]) == 0  # fmt: skip
+    expected = f"palquant: note: {path}: {text}\n" if text else ""
+    assert capsys.readouterr().err == expected
+
+
+def test_a_training_over_another_one_and_its_end_are_told(workspace, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "digits"
+    shutil.copytree(workspace / "digits", folder)
+    assert main([*TRAIN, "-o", str(folder)]) == 0
+    assert re.fullmatch(r"palquant: note: \S+checkpoint\.pt exists; training starts anew, .*\n",
+                        capsys.readouterr().err)  # fmt: skip
+    assert main([*TRAIN, "-o", str(folder), "--resume"]) == 0
+    assert capsys.readouterr().err == ""
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("palquant.golden.train.export", interrupted)
+    command = [*TRAIN, "-o", str(tmp_path / "new")]
+    assert main(command) == 130  # after the epoch's checkpoint
+    hint = "palquant: interrupted; the same command with --resume goes on\n"
+    assert capsys.readouterr().err == hint
+    assert main([*command, "--resume"]) == 130
+    assert capsys.readouterr().err == hint
+    monkeypatch.setattr("palquant.golden.train._Run", interrupted)
+    assert main([*TRAIN, "-o", str(tmp_path / "none")]) == 130  # nothing to resume
+    assert capsys.readouterr().err == "palquant: interrupted\n"
+
+
+def test_a_report_on_standard_output_is_alone_there(workspace, capsys):
+    assert main(["inspect", str(workspace / "image"), "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["geometry"] == "tiny"
+
+    def differs():
+        print("a table")
+        raise MismatchError("values differ", {"layers": []})
+
+    assert guarded(differs, Path("-")) == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"layers": []}
+    assert captured.err == "palquant: values differ\n"
+
+
 def test_generate_writes_the_bitstream_inputs(workspace, tmp_path):
     out = tmp_path / "verilog"
     assert main(["generate", "--geometry", "tiny", "-o", str(out), "--image",
@@ -106,6 +195,21 @@ def test_inspect_shows_models_and_images(workspace, capsys):
           "--backend", "emulator"], "labels of shape"),
         (["simulate", "{image}", "--input", "{images}", "--backend", "emulator", "--waves",
           "x.fst"], "--waves needs --backend rtl"),
+        (["simulate", "{image}", "--input", "{images}", "--waves", "x.vcd"],
+         "x.vcd: waveforms are written as FST"),
+        (["simulate", "{image}", "--input", "{text}"], "text.npy: is no NumPy array file (.npy)"),
+        (["simulate", "{image}", "--input", "{model}"], "model.npz: is an archive, expected"),
+        (["simulate", "{image}", "--input", "{objects}"], "holds Python objects, expected numbers"),
+        (["simulate", "{image}", "--input", "{cut}"], "cut.npy: is a damaged NumPy array file"),
+        (["simulate", "{image}", "--input", "{images}", "--labels", "{two}"],
+         "two.npy: labels of shape (2,), expected (3,)"),
+        (["simulate", "{image}", "--input", "{images}", "--labels", "{real}"],
+         "real.npy: labels are float64, expected integers"),
+        (["simulate", "{image}", "--input", "{images}", "--labels", "{eleven}"],
+         "eleven.npy: label 1 is 10, expected classes 0 to 9"),
+        (["compare", "{image}/image.bin", "--input", "{images}"], "image.bin: is no folder"),
+        (["inspect", "{model}", "--program"], "--program needs a memory image's folder"),
+        (["train", "--weight-bits", "9", "-o", "x"], "weight bits must be one of 1, 2, 3, 4, 5, 6"),
         (["train", "--epochs", "0", "-o", "x"], "epochs must be a positive integer, not 0"),
         (["inspect", "nowhere"], "nowhere: cannot read"),
     ],
@@ -113,7 +217,15 @@ def test_inspect_shows_models_and_images(workspace, capsys):
 def test_mistakes_get_one_line_and_status_1(workspace, tmp_path, monkeypatch, capsys, arguments,
                                             text):  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    names = {
+    others = {name: workspace / f"{name}.npy" for name in ("text", "objects", "cut", "two", "real",
+                                                           "eleven")}  # fmt: skip
+    others["text"].write_text("1, 2, 3\n")
+    np.save(others["objects"], np.array([{}]), allow_pickle=True)
+    others["cut"].write_bytes((workspace / "images.npy").read_bytes()[:-1])
+    np.save(others["two"], np.array([1, 2]))
+    np.save(others["real"], np.array([1.0, 2.0, 3.0]))
+    np.save(others["eleven"], np.array([1, 10, 3]))
+    names = others | {
         "model": workspace / "digits" / "model.npz",
         "image": workspace / "image",
         "images": workspace / "images.npy",
@@ -149,10 +261,17 @@ def test_every_command_has_help_with_an_example():
     parser = build_parser()
     assert "a first run:" in parser.format_help()
     choices = next(action.choices for action in parser._actions if action.choices)
-    assert set(choices) == {"train", "compile", "simulate", "compare", "generate", "inspect"}
+    assert set(choices) == {
+        "train", "compile", "simulate", "compare", "generate", "bench", "inspect"
+    }  # fmt: skip
     for command in choices.values():
-        assert "example:" in command.format_help()
-        assert "--json" in command.format_help()
+        text = command.format_help()
+        assert "example:" in text
+        assert "--json" in text
+        for action in command._actions:
+            assert action.help, action.dest
+        if "--geometry" in text:
+            assert all(name in text for name in PRESETS)
 
 
 def test_the_installed_command_runs():
@@ -191,10 +310,10 @@ def test_a_report_can_go_to_a_device(workspace, capfd):
 
 
 def test_waveforms_that_cannot_be_written_are_named(workspace, capsys):
-    (workspace / "in-the-way").mkdir(exist_ok=True)
+    (workspace / "in-the-way.fst").mkdir(exist_ok=True)
     assert main(["simulate", str(workspace / "image"), "--input", str(workspace / "images.npy"),
-                 "--waves", str(workspace / "in-the-way")]) == 1  # fmt: skip
-    assert capsys.readouterr().err.endswith("in-the-way: cannot write: Is a directory\n")
+                 "--waves", str(workspace / "in-the-way.fst")]) == 1  # fmt: skip
+    assert capsys.readouterr().err.endswith("in-the-way.fst: cannot write: Is a directory\n")
 
 
 def test_a_mismatch_is_told_though_its_report_cannot_be_written(tmp_path, capsys):
