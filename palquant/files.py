@@ -1,7 +1,9 @@
 """Writing files so that nobody ever sees half of one: aside in the same folder first, then renamed.
 
 Whatever ends a write before its time, an interruption by the user included, leaves what stood there
-before, and nothing aside. What can go wrong on the way is an :class:`~palquant.errors.OutputError`.
+before, and nothing aside; but files that are written together are renamed one by one. What can go
+wrong on the way is an :class:`~palquant.errors.OutputError`. Other errors of a ``with`` block, such
+as a file that it cannot read, pass through as they are.
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ from palquant.errors import OutputError
 
 #: Folders of the system in which nothing can be written aside.
 _STREAMS = ("/dev", "/dev/fd", "/proc/self/fd")
+
+#: Errors of a full disk, which name no file when a write to an open file meets them.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 StrPath = str | os.PathLike[str]
 
@@ -42,7 +47,7 @@ def write_bytes(path: StrPath, data: bytes | memoryview) -> Path:
             with given.open("ab") as stream:
                 stream.write(data)
             return given
-        target = given.resolve()  # a link goes on pointing to the file
+        target = _resolved(given)  # a link goes on pointing to the file
         _make(target.parent)
         aside = _aside(target)
         try:
@@ -83,16 +88,23 @@ def write_together(directory: StrPath) -> Iterator[Path]:
         An empty folder for the files; they are renamed when the block ends without an exception.
 
     Raises:
-        OutputError: A file cannot be written; none of them has been replaced then.
+        OutputError: A file cannot be written; none of them has been replaced then. Only if a rename
+            fails, which nothing but a change of rights in this moment makes likely, those that come
+            before it in order of their names have been.
     """
     target = Path(directory)
+    failure = f"{target}: cannot write"
     existed = target.exists()
     try:
-        with _one_line(f"{target}: cannot write"):
+        with _one_line(failure):
             _make(target)
-            with tempfile.TemporaryDirectory(dir=target, prefix=".aside.") as name:
-                yield Path(name)
-                moves = [(path, target / path.name) for path in sorted(Path(name).iterdir())]
+            folder = tempfile.TemporaryDirectory(dir=target, prefix=".aside.")
+        with folder as name:
+            aside = Path(name)
+            with _one_line(failure, within=aside):
+                yield aside
+            with _one_line(failure):
+                moves = [(path, target / path.name) for path in sorted(aside.iterdir())]
                 for _, final in moves:
                     if final.is_dir():
                         raise IsADirectoryError(errno.EISDIR, f"{final.name} is a directory")
@@ -109,27 +121,41 @@ def write_together(directory: StrPath) -> Iterator[Path]:
 def replace_folder(directory: StrPath) -> Iterator[Path]:
     """Write a folder that replaces an older one as a whole; makes missing parents.
 
+    Of a link, the folder that it points to is replaced.
+
     Yields:
         An empty folder, which takes its place when the block ends without an exception.
 
     Raises:
-        OutputError: It cannot be written; whatever stood at ``directory`` still does.
+        OutputError: It cannot be written, or is the current folder or holds it; whatever stood at
+            ``directory`` still does.
     """
-    target = Path(directory)
-    aside, old = _aside(target), _aside(target)
-    with _one_line(f"{target}: cannot write"):
-        try:
+    given = Path(directory)
+    failure = f"{given}: cannot write"
+    with _one_line(failure):
+        target = _resolved(given)
+        with suppress(FileNotFoundError):  # the current folder may be gone
+            if Path.cwd().is_relative_to(target):
+                raise OutputError(
+                    f"{given}: the current folder cannot be replaced as a whole; name another"
+                )
+        aside, old = _aside(target), _aside(target)
+    try:
+        with _one_line(failure):
             _make(target.parent)
             aside.mkdir()
+        with _one_line(failure, within=aside):
             yield aside
+        with _one_line(failure):
             if target.is_dir():
                 target.rename(old)
             aside.rename(target)
-        finally:
+    finally:
+        with _one_line(failure):
             if old.exists() and not target.exists():
                 old.rename(target)
-            shutil.rmtree(aside, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def make_folder(directory: StrPath) -> Path:
@@ -153,11 +179,19 @@ def temporary_folder() -> Iterator[Path]:
     """
     with _one_line("cannot write temporary files"):
         place = tempfile.gettempdir()
-    with (
-        _one_line(f"{place}: cannot write temporary files (TMPDIR names another place)"),
-        tempfile.TemporaryDirectory(prefix="palquant-") as name,
-    ):
+    failure = f"{place}: cannot write temporary files (TMPDIR names another place)"
+    with _one_line(failure):
+        folder = tempfile.TemporaryDirectory(prefix="palquant-")
+    with folder as name, _one_line(failure, within=Path(name)):
         yield Path(name)
+
+
+def _resolved(path: Path) -> Path:
+    """What a path means in the end, without links."""
+    try:
+        return path.resolve()
+    except RuntimeError as error:  # as Python 3.11 and 3.12 say it
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from error
 
 
 def _make(folder: Path) -> None:
@@ -174,10 +208,15 @@ def _aside(target: Path) -> Path:
 
 
 @contextmanager
-def _one_line(failure: str) -> Iterator[None]:
+def _one_line(failure: str, within: Path | None = None) -> Iterator[None]:
     """Turn an OSError of the block into one line: the failure, and the reason.
 
     Of an OutputError within, only the reason is kept: the file that it names lies aside.
+
+    Parameters:
+        failure: What could not be done.
+        within: Only errors about files in this folder are meant; others pass through. An error that
+            names no file is about this folder if it says that a disk is full.
     """
     try:
         yield
@@ -185,4 +224,21 @@ def _one_line(failure: str) -> Iterator[None]:
         reason = error.__cause__ if isinstance(error, OutputError) else error
         if not isinstance(reason, OSError):
             raise
+        if within is not None and not _concerns(error, within):
+            raise
         raise OutputError(f"{failure}: {reason.strerror or reason}") from reason
+
+
+def _concerns(error: OSError, folder: Path) -> bool:
+    """Whether an error is about a file in a folder."""
+    if isinstance(error, OutputError):  # its text begins with the path
+        return str(error).startswith((f"{folder}{os.sep}", f"{folder}: "))
+    names = [name for name in (error.filename, error.filename2) if name is not None]
+    if not names:
+        return error.errno in _FULL
+    real = Path(os.path.realpath(folder))
+    return any(
+        Path(os.path.realpath(os.fsdecode(name))).is_relative_to(real)
+        for name in names
+        if not isinstance(name, int)
+    )

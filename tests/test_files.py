@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -167,6 +168,113 @@ def test_a_folder_that_fails_leaves_the_old_one(tmp_path, monkeypatch, error, ex
         assert str(caught.value) == f"{target}: cannot write: No space left on device"
     assert tree(tmp_path) == {"folder/a": "old"}
     assert os.listdir(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize("old", [None, "old"])
+def test_a_link_goes_on_pointing_to_the_folder(tmp_path, old):
+    (tmp_path / "link").symlink_to("place/folder")
+    if old is not None:
+        write_text(tmp_path / "place" / "folder" / "a", old)
+    replace(tmp_path / "link", None)
+    assert (tmp_path / "link").is_symlink()
+    assert tree(tmp_path / "place") == {"folder/a": "new"}
+    assert sorted(os.listdir(tmp_path)) == ["link", "place"]
+    assert os.listdir(tmp_path / "place") == ["folder"]
+
+
+@pytest.mark.parametrize("write", [WAYS[0], WAYS[1]])
+def test_a_link_to_itself_is_named(tmp_path, write):
+    (tmp_path / "link").symlink_to("link")
+    with pytest.raises(OutputError, match=f"^{tmp_path}/link: cannot write: Too many levels of"):
+        write(tmp_path / "link")
+
+
+@pytest.mark.parametrize("name", [".", "..", "../folder", "../link"])
+def test_the_current_folder_is_not_replaced(tmp_path, monkeypatch, name):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    monkeypatch.chdir(tmp_path / "folder")
+    message = rf"^{re.escape(name)}: the current folder cannot be replaced as a whole; name another"
+    with pytest.raises(OutputError, match=message):
+        replace(name, None)
+    assert sorted(os.listdir(tmp_path)) == ["folder", "link"]
+    assert tree(tmp_path) == {}
+    replace("below", None)
+    assert tree(tmp_path) == {"folder/below/a": "new"}
+
+
+def test_a_current_folder_that_is_gone_hinders_nothing(tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path / "folder")
+    (tmp_path / "folder").rmdir()
+    replace(tmp_path / "other", None)
+    assert tree(tmp_path) == {"other/a": "new"}
+
+
+PLACES = [write_together, replace_folder, lambda _: temporary_folder()]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "fail",
+    [
+        lambda away: shutil.copyfile(away / "none", away.parent / "copy"),
+        lambda away: (away / "none" / "file").write_text("text"),
+        lambda away: failing(BrokenPipeError(errno.EPIPE, "Broken pipe"))(),
+        lambda away: write_text(away / "file" / "below", "text"),
+    ],
+)
+def test_errors_about_other_files_pass_through(tmp_path, monkeypatch, place, fail):
+    """Even about files in the target folder itself: what is written lies aside."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    away = tmp_path / "away"
+    write_text(away / "file", "old")
+    with pytest.raises(OSError, match=r".") as alone:
+        fail(away)
+    with pytest.raises(type(alone.value)) as caught, place(tmp_path / "x"):
+        fail(away)
+    assert str(caught.value) == str(alone.value)
+    with pytest.raises(type(alone.value)) as caught, write_together(away):
+        fail(away)
+    assert str(caught.value) == str(alone.value)
+    assert tree(tmp_path) == {"away/file": "old"}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    ("fail", "reason"),
+    [
+        (lambda folder: (folder / "none" / "file").write_text("text"), "No such file or directory"),
+        (lambda folder: shutil.copyfile(__file__, folder / "none" / "x"), "No such file or dir"),
+        (lambda folder: write_text(folder, "text"), "Is a directory"),
+        (lambda folder: write_text(folder / ("x" * 300), "text"), "File name too long"),
+        (lambda folder: failing(OSError(errno.EDQUOT, "Quota exceeded"))(), "Quota exceeded"),
+    ],
+)
+def test_errors_about_files_within_are_the_folders(tmp_path, monkeypatch, place, fail, reason):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    message = rf"^{tmp_path}(/x)?: cannot write( temporary files .*)?: {reason}"
+    with pytest.raises(OutputError, match=message), place(tmp_path / "x") as folder:
+        fail(folder)
+    assert os.listdir(tmp_path) == []
+
+
+def test_of_files_written_together_the_first_may_be_replaced_if_a_rename_fails(
+    tmp_path, monkeypatch
+):
+    for name in "ab":
+        write_text(tmp_path / "x" / name, "old")
+    rename = Path.replace
+
+    def limited(self, target):
+        if target == tmp_path / "x" / "b":
+            raise PermissionError(errno.EACCES, "Permission denied", str(self), None, str(target))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", limited)
+    with pytest.raises(OutputError, match=rf"^{tmp_path}/x: cannot write: Permission denied$"):
+        replace(tmp_path / "x", None, write_together, "abc")
+    assert tree(tmp_path) == {"x/a": "new", "x/b": "old"}
 
 
 def test_files_are_written_together(tmp_path):
