@@ -15,10 +15,16 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from amaranth.hdl import Shape
+from amaranth.lib.wiring import Out
+
 from palquant.hw import isa
+from palquant.hw.arbiter import ReadSource
+from palquant.hw.axi import address_constants
 from palquant.hw.config import PARAMETER_BITS, PARAMETER_ROWS, PRESETS, Geometry
 from palquant.hw.registers import (
     COUNTERS,
+    IDENTIFICATION,
     REGISTERS,
     Access,
     Activity,
@@ -26,6 +32,7 @@ from palquant.hw.registers import (
     Register,
     Stall,
 )
+from palquant.hw.top import TRACE_IDLE, Accelerator
 
 DOCS = Path(__file__).parents[1] / "docs"
 _MARKER = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -182,6 +189,17 @@ def _parameter_loads() -> str:
     )
 
 
+#: Registers whose value is wired: a geometry's own.
+_WIRED = ("GEOMETRY", "CAPABILITY")
+
+
+def _reset(register: Register, value: int) -> str | int:
+    """What a field holds after a reset; of constants, what it always holds."""
+    if register.name in IDENTIFICATION:
+        return f"always `{IDENTIFICATION[register.name]:#x}`"
+    return "by geometry" if register.name in _WIRED else value
+
+
 def _register_rows(register: Register) -> list[tuple[object, ...]]:
     fields = list(register.fields.values())
     access = {item.access.value for item, _ in fields}
@@ -189,14 +207,21 @@ def _register_rows(register: Register) -> list[tuple[object, ...]]:
     if [item.name for item, _ in fields] == ["value"]:
         ((item, _),) = fields
         return [
-            (offset, f"`{register.name}`", _bits(0, item.bits), *access, item.reset, register.doc)
+            (
+                offset,
+                f"`{register.name}`",
+                _bits(0, item.bits),
+                *access,
+                _reset(register, item.reset),
+                register.doc,
+            )
         ]
     rows: list[tuple[object, ...]] = [(offset, f"`{register.name}`", "", "", "", register.doc)]
     for item, shift in fields:
         values = f" A value of `{item.values.__name__}`." if item.values else ""
         rows.append(
-            ("", f"`.{item.name}`", _bits(shift, item.bits), item.access.value, item.reset,
-             item.doc + values)
+            ("", f"`.{item.name}`", _bits(shift, item.bits), item.access.value,
+             _reset(register, item.reset), item.doc + values)
         )  # fmt: skip
     return rows
 
@@ -241,6 +266,55 @@ def _access() -> str:
     return table(("access", "meaning"), ((item.value, meaning[item]) for item in Access))
 
 
+#: What is to be said of a port, beyond its protocol; constants follow from the gateware.
+_PORT_NOTES = {
+    "clk": "Clock of everything; rising edge.",
+    "rst": "Reset: active high, synchronous to `clk`; expected once after power-on.",
+    "m_axi_arid": ", ".join(f"{item.value}: {item.name.lower()}" for item in ReadSource)
+    + "; see [the bus](architecture.md#bus).",
+    "m_axi_awid": "Always 0.",
+    "m_axi_bready": "Always 1.",
+    "m_axi_arlen": "Beats - 1.",
+    "m_axi_awlen": "Beats - 1.",
+    "s_axil_awaddr": "Byte address; a register map of 4 KiB.",
+    "s_axil_araddr": "Byte address; a register map of 4 KiB.",
+    "s_axil_awprot": "Ignored.",
+    "s_axil_arprot": "Ignored.",
+    "irq": "High as long as an enabled event is pending.",
+    "trace_layer": "Layer of the COMPUTE that runs or is waited for.",
+    "trace_activity": f"A value of `Activity`; {TRACE_IDLE} outside of runs.",
+    "trace_load_busy": "A LOAD is under way.",
+    "trace_load_layer": "Its layer.",
+    "trace_store_busy": "A STORE is under way.",
+    "trace_store_layer": "Its layer.",
+}
+
+
+def _port_note(name: str) -> str:
+    for channel in ("m_axi_ar", "m_axi_aw"):
+        signal = name.removeprefix(channel)
+        values = {key: address_constants(item).get(signal) for key, item in PRESETS.items()}
+        if signal == name or None in values.values():
+            continue
+        if len(set(values.values())) == 1:
+            return f"Always {next(iter(values.values()))}."
+        return "Always " + ", ".join(f"{value} ({key})" for key, value in values.items()) + "."
+    return _PORT_NOTES.get(name, "")
+
+
+def _ports() -> str:
+    """The ports of the Verilog module, in the order of its gateware."""
+    machines = {name: Accelerator(item).signature.members for name, item in PRESETS.items()}
+    ports = {"clk": ("in", *("1" for _ in PRESETS)), "rst": ("in", *("1" for _ in PRESETS))}
+    for name, member in next(iter(machines.values())).items():
+        widths = (str(Shape.cast(machine[name].shape).width) for machine in machines.values())
+        ports[name] = ("out" if member.flow is Out else "in", *widths)
+    return table(
+        ("port", "direction", *(f"bits, {name}" for name in PRESETS), "meaning"),
+        ((f"`{name}`", *columns, _port_note(name)) for name, columns in ports.items()),
+    )
+
+
 #: Name of each table -> what makes it.
 TABLES: dict[str, Callable[[], str]] = {
     "geometry-parameters": _geometry_parameters,
@@ -265,6 +339,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "access": _access,
     "error-codes": lambda: _documented(ErrorCode),
     "stalls": lambda: _documented(Stall),
+    "ports": _ports,
     "activities": lambda: _documented(Activity),
 }
 

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from palquant.cli import build_parser
+from palquant.hw import isa
+from palquant.hw.config import PRESETS
+from palquant.sim.machine import machine_verilog
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -63,6 +66,39 @@ def test_a_stale_table_is_noticed():
     assert docs_tables.fill(fresh) == fresh
     with pytest.raises(KeyError, match="nothing"):
         docs_tables.fill(stale.replace("opcodes", "nothing"))
+
+
+def test_the_ports_are_those_of_the_verilog():
+    """Names, directions, widths and constants, found in the text of the module."""
+    module = re.search(r"^module palquant\(.*?^endmodule", machine_verilog(PRESETS["tiny"]),
+                       re.DOTALL | re.MULTILINE)[0]  # fmt: skip
+    declared = {
+        port: (direction, str(int(high or 0) + 1))
+        for direction, high, port in re.findall(
+            r"^ +(input|output) (?:\[(\d+):0\] )?(\w+);", module, re.MULTILINE
+        )
+    }
+    rows = [
+        [cell.strip() for cell in line.strip("| ").split(" | ")]
+        for line in docs_tables.TABLES["ports"]().splitlines()[2:]
+    ]
+    listed = {row[0].strip("`"): (f"{row[1]}put", row[2]) for row in rows}
+    assert listed == declared
+    constants = {
+        port: str(int(value, 16))
+        for port, value in re.findall(r"assign (m_axi_\w+) = \d+'h([0-9a-f]+);", module)
+    }
+    for row in rows:
+        constant = re.match(r"Always (\d+)", row[-1])
+        assert (constant and constant[1]) == constants.get(row[0].strip("`")), row
+
+
+def test_constants_have_no_reset_value():
+    rows = docs_tables.TABLES["registers"]()
+    assert re.search(rf"`ID` .* always `{isa.MAGIC:#x}` ", rows)
+    assert re.search(r"`GEOMETRY` .* by geometry ", rows)
+    assert re.search(r"`.tin` .* by geometry ", rows)
+    assert re.search(r"`IMAGE_COUNT` .* rw \| 1 ", rows)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name)
