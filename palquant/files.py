@@ -43,7 +43,7 @@ def write_bytes(path: StrPath, data: bytes | memoryview) -> Path:
     """
     given = Path(path)
     with _one_line(f"{given}: cannot write"):
-        if str(given.parent) in _STREAMS or (given.exists() and not given.is_file()):
+        if _is_stream(given):
             with given.open("ab") as stream:
                 stream.write(data)
             return given
@@ -58,6 +58,57 @@ def write_bytes(path: StrPath, data: bytes | memoryview) -> Path:
             with suppress(OSError):
                 aside.unlink()
     return given
+
+
+@contextmanager
+def replace_file(path: StrPath, keep: Callable[[Path], bool] | None = None) -> Iterator[Path]:
+    """Let another program write a file, in a folder aside, and then rename it.
+
+    A device, a pipe or an open stream is for that program to write directly, as for
+    :func:`write_bytes`.
+
+    Parameters:
+        path: The file.
+        keep: Of a block that fails: tells of what it left aside whether it takes its place all the
+            same. None for never.
+
+    Yields:
+        Where the program writes: no file yet, in the target's file system.
+
+    Raises:
+        OutputError: The file cannot be written; whatever stood at ``path`` still does.
+    """
+    given = Path(path)
+    failure = f"{given}: cannot write"
+    with _one_line(failure):
+        direct = _is_stream(given)
+        if direct:
+            given.open("ab").close()
+        else:
+            target = _resolved(given)  # a link goes on pointing to the file
+            _make(target.parent)
+            folder = _aside(target)
+            folder.mkdir()
+    if direct:
+        yield given
+        return
+    aside = folder / target.name
+    try:
+        yield aside
+        with _one_line(failure):
+            aside.replace(target)
+    except BaseException:
+        if keep is not None and aside.is_file() and keep(aside):
+            with suppress(OSError):
+                aside.replace(target)
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether a path must not be replaced; so does a folder look, which opening it refuses."""
+    return str(path.parent) in _STREAMS or (path.exists() and not path.is_file())
 
 
 def write_text(path: StrPath, text: str) -> Path:

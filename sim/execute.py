@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from palquant.errors import ExecutionError, ToolError
-from palquant.files import temporary_folder, write_bytes
+from palquant.errors import ExecutionError, OutputError, ToolError
+from palquant.files import replace_file, temporary_folder
 from palquant.sim import process
+from palquant.sim.waves import is_whole
 
 #: What a memory can be filled with; a path is read by the simulator itself, without a copy here.
 Contents = bytes | bytearray | memoryview | npt.NDArray[Any] | Path
@@ -236,7 +238,8 @@ def execute(
         cycle_limit: Cycles after which a run counts as hanging.
         timeline: Whether to record what each engine did when.
         replay: Time that many cycles of the first run again, with the driver and without.
-        waves: File for waveforms (FST); needs an executable that records them.
+        waves: File for waveforms (FST); needs an executable that records them. Those of a run
+            that failed are kept too if they are whole; if not, an older file stays.
         waves_window: First and last cycle of the waveforms, counted from each doorbell.
         progress: Called every ``progress_seconds`` of a run.
         progress_seconds: See there.
@@ -244,12 +247,13 @@ def execute(
     Raises:
         ExecutionError: The machine broke the bus protocol, did not answer a register access, or
             did not raise the interrupt in time.
-        OutputError: The waveforms or a temporary file cannot be written.
+        OutputError: The waveforms or a temporary file cannot be written, or the run has none of the
+            cycles of the window.
         ToolError: The simulator could not be run, or did not understand its command line.
     """
-    if waves is not None:
-        write_bytes(waves, b"")  # the simulator would run on in silence without a waveform file
-    with temporary_folder() as folder:
+    with ExitStack() as stack:
+        recording = waves and stack.enter_context(replace_file(waves, keep=is_whole))
+        folder = stack.enter_context(temporary_folder())
         result = folder / "result.json"
         command = [str(executable), "--base", str(base), "--size", str(size)]
         command += ["--result", str(result), *(bus or Bus()).arguments()]
@@ -259,8 +263,8 @@ def execute(
             command += ["--timeline", str(folder / "timeline")]
         if replay is not None:
             command += ["--replay", str(replay)]
-        if waves is not None:
-            command += ["--waves", str(waves.absolute())]
+        if recording is not None:
+            command += ["--waves", str(recording.absolute())]
             if waves_window is not None:
                 command += ["--waves-from", str(waves_window[0])]
                 command += ["--waves-to", str(waves_window[1])]
@@ -268,6 +272,11 @@ def execute(
             command += ["--progress", str(progress_seconds)]
         command += _step_arguments(steps, folder)
         _run(command, folder / "log", progress)
+        if recording is not None and recording != waves and not is_whole(recording):
+            raise OutputError(
+                f"{waves}: cannot write: the simulator left no whole waveforms; either the disk is "
+                "full, or the run has none of the cycles to record"
+            )
         return _report(folder, steps, timeline)
 
 
@@ -300,17 +309,18 @@ def _step_arguments(steps: Sequence[Step], folder: Path) -> list[str]:
 
 
 def _run(command: Sequence[str], log: Path, progress: Progress | None) -> None:
-    try:
-        with process.start(command, log=log, pipe_output=True) as running:
-            assert running.stdout is not None
-            for line in running.stdout:
-                word, *numbers = line.split()
-                if word == "progress" and progress is not None:
-                    _, cycle, layer = map(int, numbers)
-                    progress(cycle, layer)
-            status = running.wait()
-    except OSError as error:
-        raise ToolError(f"cannot run the simulator {command[0]}: {error}") from error
+    with ExitStack() as stack:
+        try:
+            running = stack.enter_context(process.start(command, log=log, pipe_output=True))
+        except OSError as error:
+            raise ToolError(f"cannot run the simulator {command[0]}: {error}") from error
+        assert running.stdout is not None
+        for line in running.stdout:
+            word, *numbers = line.split()
+            if word == "progress" and progress is not None:
+                _, cycle, layer = map(int, numbers)
+                progress(cycle, layer)
+        status = running.wait()
     if status in _EXECUTION:
         raise ExecutionError(_first_line(log))
     if status == _USAGE:

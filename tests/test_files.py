@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from palquant.errors import OutputError
 from palquant.files import (
     make_folder,
+    replace_file,
     replace_folder,
     temporary_folder,
     write_bytes,
@@ -53,6 +55,7 @@ WAYS = [
     lambda path: replace_folder(path).__enter__(),
     lambda path: write_together(path).__enter__(),
     make_folder,
+    lambda path: replace_file(path).__enter__(),
 ]
 
 
@@ -66,6 +69,24 @@ def test_files_are_written_and_replaced(tmp_path):
     write_json(path, {"a": {1}}, default=list)
     assert path.read_text() == '{\n "a": [\n  1\n ]\n}\n'
     assert os.listdir(path.parent) == ["file"]
+
+
+@pytest.mark.parametrize("keep", [None, lambda _: False, lambda path: path.stat().st_size > 0])
+@pytest.mark.parametrize("contents", [None, "", "new"])
+def test_what_another_program_leaves_of_a_file_may_be_kept(tmp_path, keep, contents):
+    path = tmp_path / "file"
+    for error in (None, KeyboardInterrupt):
+        write_text(path, "old")
+        with suppress(KeyboardInterrupt, OutputError), replace_file(path, keep) as aside:
+            if contents is not None:
+                aside.write_text(contents)
+            assert path.read_text() == "old"
+            if error is not None:
+                raise error
+        kept = keep is not None and keep(Path(__file__)) and contents == "new"
+        placed = contents is not None and (error is None or kept)
+        assert tree(tmp_path) == {"file": contents if placed else "old"}
+        assert os.listdir(tmp_path) == ["file"]
 
 
 def test_the_users_mask_decides_on_rights(tmp_path):

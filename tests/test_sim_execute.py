@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ REPORT = {
     "runs": [], "reads": [[0, 7]], "cycles": 5, "seconds": 0.5,
     "traffic": {"read_bursts": 0, "read_beats": 0, "write_bursts": 0, "write_beats": 0,
                 "error_responses": 0},
+    "replay": {"cycles": 0},
 }  # fmt: skip
 
 
@@ -36,7 +38,7 @@ def simulator(tmp_path):
         path.write_text(
             "#!/bin/sh\n"
             "while [ $# -gt 0 ]; do case $1 in --result) result=$2;; --load) load=${2%@*};;"
-            " --dump) dump=${2%@*};; esac; shift; done\n"
+            " --dump) dump=${2%@*};; --waves) waves=$2;; esac; shift; done\n"
             f"{script}\n"
         )
         path.chmod(0o755)
@@ -98,6 +100,81 @@ def test_waveforms_that_cannot_be_written_stop_it_before_it_runs(simulator, tmp_
     with pytest.raises(OutputError, match=f"^{tmp_path}: cannot write: Is a directory$"):
         run(executable, waves=tmp_path)
     assert not (tmp_path / "ran").exists()
+
+
+#: The shortest file with value changes and names.
+WAVES = bytes([5, *(8).to_bytes(8, "big"), 4, *(8).to_bytes(8, "big")])
+WRITE_WAVES = "printf '" + "".join(f"\\{byte:03o}" for byte in WAVES) + "' > $waves"
+
+
+@pytest.mark.parametrize("name", ["waves.fst", "link", "new/folder/waves.fst"])
+@pytest.mark.parametrize("failure", ["", "exit 3", "kill -9 $$"])
+def test_waveforms_are_put_in_place_whole(simulator, tmp_path, name, failure):
+    """Those of a machine that failed as well: they say why."""
+    (tmp_path / "link").symlink_to("waves.fst")
+    (tmp_path / "waves.fst").write_bytes(b"old")
+    path = tmp_path / name
+    executable = reporting(simulator, f"{WRITE_WAVES}; cat {tmp_path}/waves.fst; {failure}")
+    if failure:
+        with pytest.raises((ExecutionError, ToolError)):
+            run(executable, waves=path)
+    else:
+        run(executable, waves=path)
+    assert path.read_bytes() == WAVES
+    assert (tmp_path / "link").is_symlink()
+    assert not [each.name for each in path.parent.iterdir() if each.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    ("script", "error", "message"),
+    [
+        ("exit 2", ToolError, "the simulator refused"),
+        ("echo late >&2; printf half > $waves; exit 4", ExecutionError, "^late$"),
+        ("printf half > $waves; kill -9 $$", ToolError, "failed with status -9"),
+        (
+            "printf half > $waves",
+            OutputError,
+            r"cannot write: .* no whole waveforms; either .*disk",
+        ),
+        (": > $waves", OutputError, r"cannot write: the simulator left no whole waveforms"),
+        ("", OutputError, r"cannot write: the simulator left no whole waveforms"),
+    ],
+)
+def test_without_whole_waveforms_the_old_ones_stay(simulator, tmp_path, script, error, message):
+    (tmp_path / "waves.fst").write_bytes(b"old")
+    executable = reporting(simulator, script)
+    with pytest.raises(error, match=message):
+        run(executable, waves=tmp_path / "waves.fst")
+    with pytest.raises(ToolError, match="cannot run the simulator"):
+        run(tmp_path / "none", waves=tmp_path / "waves.fst")
+    assert (tmp_path / "waves.fst").read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "simulator", "temporary", "waves.fst"
+    ]  # fmt: skip
+
+
+def test_an_interruption_leaves_old_waveforms(simulator, tmp_path):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    (tmp_path / "waves.fst").write_bytes(b"old")
+    executable = simulator("printf half > $waves; echo progress 0 1 2; sleep 60")
+    with pytest.raises(KeyboardInterrupt):
+        run(executable, waves=tmp_path / "waves.fst", progress=interrupt)
+    assert (tmp_path / "waves.fst").read_bytes() == b"old"
+
+
+def test_a_device_takes_waveforms_as_they_come(simulator):
+    run(reporting(simulator, WRITE_WAVES), waves=Path("/dev/null"))
+    assert Path("/dev/null").is_char_device()
+
+
+def test_an_error_of_the_progress_is_not_the_simulators(simulator):
+    def broken(*_):
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        run(simulator("echo progress 0 1 2; sleep 60"), progress=broken)
 
 
 @pytest.mark.parametrize(
