@@ -39,13 +39,15 @@ EOF
 look
 if ((${#missing[@]})); then
     if ((EUID == 0)) && has apt-get; then
-        echo "installing ${missing[*]}"
+        echo "running as root: installing the Debian packages ${missing[*]}"
         apt-get update -qq
-        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+            "${missing[@]}" || echo "setup: apt-get could not install all of them" >&2
         look
     fi
     if ((${#missing[@]})); then
-        echo "setup: missing; install these Debian packages: ${missing[*]}" >&2
+        echo "setup: missing; install these Debian packages, or the like: ${missing[*]}" >&2
+        has "$python" || echo "setup: PYTHON=/path/to/python3.11 names one off the PATH" >&2
         exit 1
     fi
 fi
@@ -60,7 +62,7 @@ fi
 .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
 # The build tools first: the package itself is then built with these very versions. All the rest
 # comes in one step, with every version given, so that no other torch is ever considered.
-echo "installing Python packages into .venv (1.4 GB, a few minutes at first)"
+echo "installing Python packages into .venv (1.4 GB from the network, a few minutes at first)"
 pip=(.venv/bin/python -m pip --quiet --disable-pip-version-check install -c constraints.txt)
 "${pip[@]}" setuptools
 "${pip[@]}" --no-build-isolation --editable '.[dev]'

@@ -11,6 +11,8 @@ from palquant.cli import build_parser
 from palquant.hw import isa
 from palquant.hw.config import PRESETS
 from palquant.sim.machine import machine_verilog
+from palquant.sw.compile import compile_graph
+from palquant.sw.model import load_model
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -131,6 +133,27 @@ def test_every_decision_is_listed():
     folder = ROOT / "docs/decisions"
     listed = re.findall(r"\]\((\S+)\)", (folder / "README.md").read_text())
     assert sorted(listed) == sorted(p.name for p in folder.glob("*.md") if p.name != "README.md")
+
+
+def test_the_readme_writes_to_ignored_folders_only():
+    assert "build/" in (ROOT / ".gitignore").read_text().splitlines()
+    checked = 0
+    for words in commands((ROOT / "README.md").read_text()):
+        if words[0] == "palquant":
+            files = [word for word in words[1:] if "/" in word or "." in word]
+            assert files
+            assert all(file.startswith("build/") for file in files), words
+            checked += 1
+    assert checked >= 6
+
+
+def test_the_readme_makes_a_network_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(),
+                            re.DOTALL | re.MULTILINE)  # fmt: skip
+    exec(example, {})
+    image = compile_graph(load_model("build/mine.npz"), PRESETS["tiny"])
+    assert image.graph.output.name == "classifier.logits"
 
 
 def test_commands_in_the_documents_exist():

@@ -51,8 +51,9 @@ def test_missing_tools_are_named_with_their_packages(machine):
     result = set_up(machine)
     assert result.returncode == 1
     assert result.stderr == (
-        "setup: missing; install these Debian packages: g++ perl python3.11 python3.11-venv "
-        "libpython3.11\n"
+        "setup: missing; install these Debian packages, or the like: g++ perl python3.11 "
+        "python3.11-venv libpython3.11\n"
+        "setup: PYTHON=/path/to/python3.11 names one off the PATH\n"
     )
 
 
@@ -90,8 +91,21 @@ def test_root_installs_what_is_missing_and_others_are_told(machine):
             "install -y -qq --no-install-recommends g++",
         ]
     else:
-        assert result.stderr == "setup: missing; install these Debian packages: g++\n"
+        assert result.stderr == "setup: missing; install these Debian packages, or the like: g++\n"
         assert not (machine / "calls").exists()
+
+
+def test_packages_that_apt_does_not_have_are_named_all_the_same(machine):
+    command(machine, "make", "exit 0")
+    command(machine, "perl", "exit 0")
+    command(machine, "apt-get", "[[ $1 == update ]]")
+    python(machine, "")
+    result = set_up(machine)
+    assert result.returncode == 1
+    lines = ["setup: missing; install these Debian packages, or the like: g++"]
+    if os.geteuid() == 0:
+        lines.insert(0, "setup: apt-get could not install all of them")
+    assert result.stderr.splitlines() == lines
 
 
 def test_an_environment_of_exact_versions_is_made(machine):
