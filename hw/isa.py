@@ -18,6 +18,8 @@ from palquant.errors import InstructionError
 from palquant.hw.config import PARAMETER_ROWS, Geometry
 
 #: Version of instruction set, image layout and register map. Images of another are refused.
+#: Version 1 is not frozen before the first release: until then it may change, and what was built
+#: from other sources may not fit although its number does.
 VERSION = 1
 #: First word of every memory image: "PALQ", little-endian.
 MAGIC = int.from_bytes(b"PALQ", "little")

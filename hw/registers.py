@@ -43,7 +43,11 @@ class ErrorCode(_Documented):
     VERSION = 2, "The image has another version."
     GEOMETRY = 3, "The image is built for another geometry."
     OPCODE = 4, "Unknown or illegal instruction, or reserved bits that are set."
-    ADDRESS = 5, "Misaligned, beyond image or on-chip memory, or a memory the engine cannot use."
+    ADDRESS = (
+        5,
+        "Misaligned, beyond image, input, output or on-chip memory, or a memory or base that the "
+        "engine cannot use.",
+    )
     READ_RESPONSE = 6, "The memory answered a read with an error, with a wrong RLAST, or unasked."
     WRITE_RESPONSE = 7, "The memory answered a write with an error, with a wrong BID, or unasked."
     WATCHDOG = 8, "No progress for WATCHDOG_LIMIT cycles; STALL says what everyone waited for."

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from palquant.errors import InputError
+from palquant.hw.isa import Base
 from palquant.hw.registers import (
     ADDRESS_BITS,
     COUNTERS,
@@ -92,3 +93,8 @@ def test_builder_refuses_what_does_not_fit():
 def test_table_needs_no_amaranth():
     code = "import sys, palquant.hw.registers; sys.exit('amaranth' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_address_error_names_all_that_is_bounded():
+    for region in [base.name.lower() for base in Base] + ["on-chip memory"]:
+        assert region in ErrorCode.ADDRESS.doc
