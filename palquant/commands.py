@@ -160,7 +160,7 @@ def compare(options: Namespace) -> Report:
     emulated = compare_outputs(image, run_emulator(image, images), expected)
     result, cycles = run_rtl(image, images)
     simulated = compare_outputs(image, result.outputs, expected)
-    layers = []
+    layers: list[Report] = []
     for index, layer in enumerate(cycles.layers):
         mine = [item for item in simulated if item.layer_index == index]
         other = [item for item in emulated if item.layer_index == index]

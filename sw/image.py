@@ -209,8 +209,8 @@ def load_image(directory: str | os.PathLike[str]) -> MemoryImage:
     target = Path(directory)
     label = str(target / "manifest.json")
     if not target.is_dir():
-        found = "is no folder" if target.exists() else "there is no such folder"
-        raise ImageError(f"{target}: {found}; expected a memory image (palquant compile)")
+        problem = "is no folder" if target.exists() else "there is no such folder"
+        raise ImageError(f"{target}: {problem}; expected a memory image (palquant compile)")
     try:
         data = (target / "image.bin").read_bytes()
         model = (target / "model.npz").read_bytes()
