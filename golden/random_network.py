@@ -7,14 +7,19 @@ Whatever must be exact on these is exact on a trained network.
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from palquant.golden.config import NetworkConfig
 from palquant.golden.convolution import ParallelConvolution
+from palquant.golden.export import export
 from palquant.golden.fixed_point import ResidualStream
 from palquant.golden.layers import BatchNormAffine, Logits
 from palquant.golden.models import ResidualNetwork, calibrate
+from palquant.sw.graph import Graph
 
 
 def calibrated_network(config: NetworkConfig, seed: int, images: Tensor) -> ResidualNetwork:
@@ -39,6 +44,20 @@ def calibrated_network(config: NetworkConfig, seed: int, images: Tensor) -> Resi
                     module.bias.normal_(0.0, 0.2)
         calibrate(model, [images])
     return model
+
+
+def calibrated_graph(
+    config: NetworkConfig, seed: int, images: npt.NDArray[Any], **metadata: Any
+) -> Graph:
+    """:func:`calibrated_network` as an integer graph.
+
+    Parameters:
+        config: The network.
+        seed: Chooses all parameters.
+        images: What to calibrate with, shape (N, C, H, W), float32 or uint8.
+        metadata: What the graph is to say of itself.
+    """
+    return export(calibrated_network(config, seed, torch.from_numpy(images)), **metadata)
 
 
 def random_network(config: NetworkConfig, seed: int, *, batch: int = 16) -> ResidualNetwork:

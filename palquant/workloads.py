@@ -14,6 +14,7 @@ from palquant import golden, sw
 from palquant.golden.config import NetworkConfig
 from palquant.golden.data import synthetic_images
 from palquant.golden.models import ARCHITECTURES
+from palquant.golden.random_network import calibrated_graph
 from palquant.sim.build import cache_folder, digest
 from palquant.sw.graph import Graph
 from palquant.sw.model import load_model, save_model
@@ -89,16 +90,8 @@ def workload_graph(workload: Workload) -> Graph:
     parts += [importlib.metadata.version(name).encode() for name in ("torch", "numpy")]
     path = cache_folder() / f"{digest(parts)}.npz"
     if not path.is_file():
-        save_model(_calibrated(workload), path)
+        config = workload.config()
+        images = synthetic_images(CALIBRATION_IMAGES, config.image, workload.seed)
+        graph = calibrated_graph(config, workload.seed, images, name=workload.network)
+        save_model(graph, path)
     return load_model(path)
-
-
-def _calibrated(workload: Workload) -> Graph:
-    import torch
-
-    from palquant.golden.export import export
-    from palquant.golden.random_network import calibrated_network
-
-    config = workload.config()
-    images = torch.from_numpy(synthetic_images(CALIBRATION_IMAGES, config.image, workload.seed))
-    return export(calibrated_network(config, workload.seed, images), name=workload.network)

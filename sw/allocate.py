@@ -26,11 +26,16 @@ class FreeList:
         """Words that are allocated."""
         return sum(self._used.values())
 
-    def allocate(self, words: int) -> int | None:
-        """First word of a free block, or None if no block is large enough."""
+    def allocate(self, words: int, rotate: bool = True) -> int | None:
+        """First word of a free block, or None if no block is large enough.
+
+        Parameters:
+            words: Size of the block.
+            rotate: Whether to rotate, if the memory does at all.
+        """
         words = -(-words // self.alignment) * self.alignment
         starts = [low for low, size in self._free if size >= words]
-        if self.rotate:
+        if self.rotate and rotate:
             behind = [max(low, self._behind) for low, _ in self._free]
             ends = [low + size for low, size in self._free]
             fitting = [low for low, end in zip(behind, ends, strict=True) if end - low >= words]

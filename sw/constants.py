@@ -5,7 +5,8 @@ its sums stay in the array from COMPUTE to COMPUTE while the weights of further 
 
 Both memories are rings: a block is written behind the one before it. Where all blocks of a group of
 layers fit into half of a memory, they are loaded for its first tile and stay for the others; the
-other half is what the next group's blocks need to arrive in time.
+other half is what the next group's blocks need to arrive in time. Where those of the whole network
+fit, each is loaded once.
 """
 
 from __future__ import annotations
@@ -84,6 +85,8 @@ class Constants:
         self.data = ConstantData(g.bus_bytes)
         self._weights = Ring(g.weight_words)
         self._parameters = Ring(g.parameter_slots)
+        layers = [(layer, self.segments(layer)) for layer in network.layers]
+        self._all_fit = self._fit(layers, 1)
         self._stay = {Memory.WEIGHT: False, Memory.PARAMETER: False}
         self._slots: dict[Segment, int] = {}
         self._words: dict[Segment, tuple[int, GroupInput]] = {}
@@ -142,20 +145,46 @@ class Constants:
 
     def begin(self, layers: list[tuple[Layer, list[Segment]]]) -> None:
         """Begin a group of layers that are computed tile by tile."""
-        g = self.geometry
-        chunks = [len(part.outputs) // g.tout for _, parts in layers for part in parts]
-        words = sum(
-            self._chunk_words(layer) * len(part.outputs) // g.tout
-            for layer, parts in layers
-            for part in parts
-        )
-        self._stay = {
-            Memory.WEIGHT: words <= g.weight_words // 2,
-            Memory.PARAMETER: sum(chunks) * g.beats <= g.parameter_slots // 2,
-        }
+        self._stay = self._stays(layers)
         self._slots.clear()
         self._words.clear()
         self._offsets.clear()
+
+    def beats(self, layers: list[tuple[Layer, list[Segment]]], tiles: int) -> int:
+        """Bus beats that load a group's constants for all of its tiles."""
+        g = self.geometry
+        stays = self._stays(layers)
+        words = slots = 0
+        for layer, segments in layers:
+            chunks = self._chunks(segments)
+            # By parts, the weights come anew for each pixel and digit sum.
+            repeated = len({(part.column, part.digit_sum) for part in self.parts(layer)}) or 1
+            words += self._chunk_words(layer) * chunks * repeated
+            bits = max((code.bits for code in layer.codes if code.bits < 8), default=0)
+            slots += chunks * g.beats * isa.parameter_rows(bits)
+        words *= 1 if stays[Memory.WEIGHT] else tiles
+        slots *= 1 if stays[Memory.PARAMETER] else tiles
+        bits = words * g.weight_bits_per_word + slots * g.parameter_bits_per_row
+        return bits // g.bus_bits
+
+    def _stays(self, layers: list[tuple[Layer, list[Segment]]]) -> dict[Memory, bool]:
+        """Which of a group's constants stay for all of its tiles."""
+        half = self._fit(layers, 2)
+        return {memory: half[memory] or self._all_fit[memory] for memory in half}
+
+    def _fit(self, layers: list[tuple[Layer, list[Segment]]], share: int) -> dict[Memory, bool]:
+        """Whether all constants of some layers fit into one ``share``-th of their memory."""
+        g = self.geometry
+        words = sum(self._chunk_words(layer) * self._chunks(parts) for layer, parts in layers)
+        slots = sum(self._chunks(parts) for _, parts in layers) * g.beats
+        return {
+            Memory.WEIGHT: words <= g.weight_words // share,
+            Memory.PARAMETER: slots <= g.parameter_slots // share,
+        }
+
+    def _chunks(self, segments: list[Segment]) -> int:
+        """Output chunks of some segments."""
+        return sum(len(segment.outputs) for segment in segments) // self.geometry.tout
 
     def place(
         self, index: int, layer: Layer, segment: Segment, part: Part | None = None

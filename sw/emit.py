@@ -1,7 +1,7 @@
 """Turns placed layers into steps: loads, one COMPUTE, stores; for each tile of output rows.
 
-Which layers are computed strip by strip together is decided in ``fuse``, what stays on chip and how
-tall a tile is in ``tile``, where weights and parameters lie in ``constants``; the fields of the
+Which layers are computed strip by strip together, and what stays on chip, is decided in ``plan``,
+how tall a tile is in ``tile``, where weights and parameters lie in ``constants``; the fields of the
 COMPUTE itself are filled in by ``compute_fields``.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from palquant.errors import CapacityError
 from palquant.hw.config import Geometry
 from palquant.hw.isa import Base, Memory, Opcode
 from palquant.sw.compute_fields import TileAddresses, compute_fields
@@ -18,6 +17,7 @@ from palquant.sw.fuse import Group, Member
 from palquant.sw.graph import Kind
 from palquant.sw.layout import TensorLayout
 from palquant.sw.network import PlacedNetwork
+from palquant.sw.plan import Planner
 from palquant.sw.schedule import Instruction, Step
 from palquant.sw.segments import Segment
 from palquant.sw.tile import OnChip, Policy, Role, Tiling, home, input_rows
@@ -44,6 +44,7 @@ class Emitter:
         self.offsets: dict[str, int] = {}
         self.output_bytes = 0
         self.chip = OnChip(network.geometry, policy, network.graph.output.name)
+        self.planner = Planner(network, self.chip, self.constants)
         self.groups: list[tuple[int, ...]] = []
         self.steps: list[Step] = []
 
@@ -55,8 +56,9 @@ class Emitter:
         """
         while (first := sum(map(len, self.groups))) < len(self.network.layers):
             fresh_input = self._keep_input(first)
-            group, tiling = self._group(first)
+            group, tiling = self.planner.begin(first)
             self._emit_group(group, tiling, fresh_input)
+            self.planner.end(group, tiling)
             self.groups.append(tuple(member.index for member in group.members))
         return self.steps
 
@@ -68,52 +70,9 @@ class Emitter:
         is_input = source.name == self.network.graph.input.name
         return is_input and source.name not in self.chip.resident and self.chip.keep(source)
 
-    def _group(self, first: int) -> tuple[Group, Tiling]:
-        """The layer ``first`` and those that join it, and how all of them are cut."""
-        group = Group()
-        found: tuple[Group, Tiling] | None = None
-        for index in range(first, len(self.network.layers)):
-            member = Member.of(self.network, index)
-            if group.members and not group.joins(member):
-                break
-            if found is not None:
-                self.chip.release_buffers(found[1])
-            kept = {layout.name: self._keep(layout, index) for layout in member.writes}
-            longer = group.with_member(member, kept, self.network)
-            try:
-                found = longer, self._tile(longer)
-            except CapacityError:
-                for layout in member.writes:
-                    if kept[layout.name]:
-                        self.chip.release(layout)
-                if found is None:
-                    raise
-                return group, self._tile(group)
-            group = longer
-        assert found is not None
-        return found
-
-    def _tile(self, group: Group) -> Tiling:
-        """Cut a group; where a result takes several COMPUTEs, they see one row of it at a time."""
-        by_parts = any(self.constants.parts(member.layer) for member in group.members)
-        return self.chip.tile(group, 1 if by_parts else None)
-
-    def _keep(self, layout: TensorLayout, index: int) -> bool:
-        """Keep a result on chip as a whole if somebody reads it and it fits.
-
-        A large one that only the next layer reads, row by row, does better as strips: the room is
-        worth more to tensors that are read with a halo, or much later.
-        """
-        last = self.network.last_use(layout.name)
-        if last <= index or layout.type.kind is Kind.LOGITS:
-            return False
-        passing = last == index + 1 and Member.of(self.network, last).row_local(layout.name)
-        return not (passing and self.chip.large(layout)) and self.chip.keep(layout)
-
     def _emit_group(self, group: Group, tiling: Tiling, fresh_input: bool) -> None:
-        net = self.network
         height = group.members[0].layer.shape.height
-        segments = [self.constants.segments(member.layer) for member in group.members]
+        segments = self.planner.segments(group)
         layers = [member.layer for member in group.members]
         self.constants.begin(list(zip(layers, segments, strict=True)))
         for first in range(0, height, tiling.rows):
@@ -126,10 +85,6 @@ class Emitter:
                 steps[0].loads = loads + steps[0].loads
                 steps[-1].stores += self._tile_stores(member, group, tile, first, last)
                 self.steps += steps
-        self.chip.release_buffers(tiling)
-        for name in list(self.chip.resident):
-            if net.last_use(name) <= group.members[-1].index:
-                self.chip.release(net.layouts[name])
 
     # Tiles
 

@@ -8,9 +8,11 @@ layers of a group have tiles of the same rows.
 
 from __future__ import annotations
 
+import copy
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from palquant.errors import CapacityError
 from palquant.hw import isa
@@ -116,6 +118,14 @@ class OnChip:
         self.resident[layout.name] = start
         return True
 
+    def state(self) -> Any:
+        """Everything that is allotted, for :meth:`restore`."""
+        return copy.deepcopy((self._memories, self.resident))
+
+    def restore(self, state: Any) -> None:
+        """Go back to an earlier :meth:`state`, as often as one likes."""
+        self._memories, self.resident = copy.deepcopy(state)
+
     def large(self, layout: TensorLayout) -> bool:
         """Whether a tensor would take so much of its memory that others miss the room."""
         return layout.words > LARGE * self._memories[home(layout)].size
@@ -154,27 +164,23 @@ class OnChip:
             if most is not None and rows > most:
                 continue
             wanted = self._buffers(group, rows)
-            buffers: dict[Key, tuple[Memory, list[int]]] = {}
+            extents_fit = all(_extents_fit(member, rows) for member in group.members)
             shortage = None
-            for key, buffer in wanted.items():
-                space = self._memories[buffer.memory]
-                count = copies if buffer.doubled else 1
-                starts = [space.allocate(buffer.words) for _ in range(count)]
-                got = [start for start in starts if start is not None]
-                buffers[key] = (buffer.memory, got)
-                if len(got) < count:
-                    needed = sum(
-                        other.words * (copies if other.doubled else 1)
-                        for other in wanted.values()
-                        if other.memory is buffer.memory
-                    )
-                    shortage = (buffer.memory, needed + staying[buffer.memory])
+            # Rotation spreads buffers; where they do not fit like that, they may fit side by side.
+            for rotate in (True, False):
+                before = self.state()
+                buffers, full = self._allot(wanted, copies, rotate)
+                if full is None and extents_fit:
+                    return Tiling(rows, buffers)
+                self.restore(before)
+                if full is None:
                     break
-            if shortage is None and all(_extents_fit(member, rows) for member in group.members):
-                return Tiling(rows, buffers)
-            for memory, got in buffers.values():
-                for start in got:
-                    self._memories[memory].release(start)
+                needed = sum(
+                    other.words * (copies if other.doubled else 1)
+                    for other in wanted.values()
+                    if other.memory is full
+                )
+                shortage = (full, needed + staying[full])
         if shortage is None:
             raise CapacityError(
                 f"{name}: rows of {group.members[0].layer.shape.width} pixels exceed the "
@@ -186,6 +192,21 @@ class OnChip:
             f"{memory.name.lower()} memory; geometry {self.geometry.name} has "
             f"{self._memories[memory].size}"
         )
+
+    def _allot(
+        self, wanted: dict[Key, _Buffer], copies: int, rotate: bool
+    ) -> tuple[dict[Key, tuple[Memory, list[int]]], Memory | None]:
+        """Allot buffers; also the memory that is too small, if one is."""
+        buffers: dict[Key, tuple[Memory, list[int]]] = {}
+        for key, buffer in wanted.items():
+            space = self._memories[buffer.memory]
+            count = copies if buffer.doubled else 1
+            starts = [space.allocate(buffer.words, rotate) for _ in range(count)]
+            got = [start for start in starts if start is not None]
+            if len(got) < count:
+                return {}, buffer.memory
+            buffers[key] = (buffer.memory, got)
+        return buffers, None
 
     def _buffers(self, group: Group, rows: int) -> dict[Key, _Buffer]:
         """Each buffer that a tile of ``rows`` output rows needs."""
@@ -221,9 +242,12 @@ def home(layout: TensorLayout) -> Memory:
 def input_rows(layer: Layer, first: int, last: int) -> tuple[int, int, int]:
     """Row of the first tap, and the rows that exist, for output rows first to last - 1."""
     kernel, stride, padding = window(layer)
+    height = layer.input_shape.height
     top = first * stride - padding
     bottom = (last - 1) * stride - padding + kernel
-    return top, max(0, top), min(layer.input_shape.height, bottom)
+    # Where all taps are padding, a row is named all the same.
+    low = min(max(0, top), height - 1)
+    return top, low, max(low + 1, min(height, bottom))
 
 
 def _candidates(height: int) -> Iterator[tuple[int, int]]:

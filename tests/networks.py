@@ -273,7 +273,11 @@ def random_network(draw: Draw, residual_bits: int = 16) -> Builder:
         8,
         kernel=(size, size),
         stride=(stride, b.choose(1, 2)),
-        padding=tuple(draw(max(0, -(-(size - n) // 2)), size // 2 + 1) for n in extent),
+        padding=tuple(
+            # Small images may have rows and columns of results that see nothing but padding.
+            draw(max(0, -(-(size - n) // 2)), size + 1 if max(extent) < 5 else size // 2 + 1)
+            for n in extent
+        ),
         quantized=False,
     )
     x = b.affine("stem.affine", acc)

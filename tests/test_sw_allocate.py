@@ -24,6 +24,13 @@ def test_rotation_leaves_what_was_just_released_alone():
     assert starts == [0, 6, 0, 6]
 
 
+def test_what_leaves_gaps_when_it_rotates_may_fit_side_by_side():
+    for rotate, fits in ((True, False), (False, True)):
+        memory = FreeList(64, rotate=True)
+        memory.release(memory.allocate(30))
+        assert (None not in [memory.allocate(20, rotate) for _ in range(3)]) == fits
+
+
 def test_blocks_are_aligned():
     space = FreeList(16, alignment=4)
     assert [space.allocate(n) for n in (1, 5, 4)] == [0, 4, 12]
