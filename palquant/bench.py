@@ -37,7 +37,7 @@ WEIGHTS = (
 def resnet18(options: Namespace) -> Report:
     """PalQuant's ResNet-18, one image, every value of every layer compared."""
     machine = geometry(options.geometry)
-    workload = Workload(size=options.size, seed=options.seed)
+    workload = Workload(size=options.size, base_width=options.base_width, seed=options.seed)
     measured = measure(workload, machine, replay=REPLAYED_CYCLES, progress=not options.quiet)
     narrow = dataclasses.replace(
         machine, name=f"{machine.name}-{machine.bus_bits // 2}", bus_bits=machine.bus_bits // 2
@@ -110,7 +110,12 @@ def speedup(options: Namespace) -> Report:
         base: Report | None = None
         for groups, bits in CONTENDERS:
             workload = Workload(
-                groups=groups, bits=bits, stem_bits=stem_bits, size=options.size, seed=options.seed
+                groups=groups,
+                bits=bits,
+                stem_bits=stem_bits,
+                size=options.size,
+                base_width=options.base_width,
+                seed=options.seed,
             )
             row = _row(workload, machine, options)
             base = base or row
@@ -131,7 +136,8 @@ def growth(options: Namespace) -> Report:
     machine = geometry(options.geometry)
     rows = []
     for size in SIZES:
-        row = _row(Workload(size=size, seed=options.seed), machine, options)
+        workload = Workload(size=size, base_width=options.base_width, seed=options.seed)
+        row = _row(workload, machine, options)
         row["cycles_per_kmac"] = row["cycles"] / row["macs"] * 1000
         row["simulation_ns_per_mac"] = row["simulation_s"] / row["macs"] * 1e9
         rows.append(row)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from palquant.golden.reference import run as run_reference
 from palquant.hw.config import Geometry
@@ -98,8 +98,9 @@ def measure(
     reference_seconds = time.monotonic() - began
     simulator = Simulator(machine)
     prediction = predict(image, Bus(latency=LATENCY))
+    expected = prediction.profile.cycles
     with tqdm(
-        total=prediction.profile.cycles, unit="cycle", unit_scale=True, desc="RTL", disable=not progress
+        total=expected, unit="cycle", unit_scale=True, desc="RTL", disable=not progress
     ) as bar:
 
         def follow(cycle: int, layer: int) -> None:

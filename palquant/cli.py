@@ -240,6 +240,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="height and width of the image (default: 224)",
     )
     bench.add_argument(
+        "--base-width",
+        type=positive,
+        default=64,
+        metavar="N",
+        help="channels of the first stage in each group, fewer for a quick look (default: 64)",
+    )
+    bench.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of weights and images (default: 0)"
     )
     bench.add_argument(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +32,7 @@ class Workload:
         bits: Width of weights and activations between stem and classifier.
         stem_bits: Width of the stem's weights; its activations have 8 bits.
         size: Height and width of the image.
-        base_width: Channels of the first stage in each group; the architecture's own if 0.
-        classes: Number of classes; the architecture's own if 0.
+        base_width: Channels of the first stage in each group.
         seed: Of weights and images.
     """
 
@@ -43,8 +41,7 @@ class Workload:
     bits: int = 2
     stem_bits: int = 8
     size: int = 224
-    base_width: int = 0
-    classes: int = 0
+    base_width: int = 64
     seed: int = 0
 
     @property
@@ -59,18 +56,14 @@ class Workload:
 
     def config(self) -> NetworkConfig:
         """The network's configuration."""
-        config = ARCHITECTURES[self.architecture](
+        return ARCHITECTURES[self.architecture](
             self.groups,
+            base_width=self.base_width,
             weight_bits=self.bits,
             activation_bits=self.bits,
             stem_bits=self.stem_bits,
             image=(3, self.size, self.size),
         )
-        if self.base_width:
-            config = dataclasses.replace(config, base_width=self.base_width)
-        if self.classes:
-            config = dataclasses.replace(config, classes=self.classes)
-        return config
 
     def images(self, count: int = 1) -> npt.NDArray[np.uint8]:
         """Images that the network was not calibrated with, uint8 of shape (N, C, H, W)."""
@@ -84,8 +77,9 @@ def workload_graph(workload: Workload) -> Graph:
         OutputError: The cache folder cannot be written.
     """
     parts = [repr(workload).encode()]
-    for package in (golden, sw):
-        for path in sorted(Path(package.__file__).parent.glob("*.py")):
+    for file in (golden.__file__, sw.__file__):
+        assert file is not None
+        for path in sorted(Path(file).parent.glob("*.py")):
             parts += [path.name.encode(), path.read_bytes()]
     parts += [importlib.metadata.version(name).encode() for name in ("torch", "numpy")]
     path = cache_folder() / f"{digest(parts)}.npz"

@@ -19,7 +19,7 @@ from palquant.sw.layout import TensorLayout
 from palquant.sw.network import PlacedNetwork
 from palquant.sw.plan import Planner
 from palquant.sw.schedule import Instruction, Step
-from palquant.sw.segments import Segment
+from palquant.sw.segments import Part, Segment
 from palquant.sw.tile import OnChip, Policy, Role, Tiling, home, input_rows
 
 
@@ -211,7 +211,8 @@ class Emitter:
     def _steps(self, member: Member, tile: TileAddresses, segment: Segment) -> Iterator[Step]:
         """One COMPUTE for a segment; one for each of its parts where weights do not fit at once."""
         layer = member.layer
-        for part in self.constants.parts(layer) or [None]:
+        parts: list[Part | None] = [*self.constants.parts(layer)]
+        for part in parts or [None]:
             place, loads = self.constants.place(member.index, layer, segment, part)
             fields = compute_fields(
                 self.network, member.index, layer, tile, segment,
