@@ -31,7 +31,7 @@ from palquant.hw.tokens import LAYER_BITS, Dispatcher, Engine, TokenCounters
 from palquant.hw.watchdog import OldestInstruction, Watchdog
 
 #: COMPUTEs and STOREs that can have begun and not completed; the engines themselves hold fewer.
-_IN_FLIGHT = 4
+IN_FLIGHT = 4
 
 #: Tables of the engines' instructions.
 _LAYOUTS = {
@@ -137,8 +137,8 @@ class Core(wiring.Component):
         engines = {Engine.LOAD: load, Engine.COMPUTE: compute, Engine.STORE: store}
         in_flight = {
             Engine.LOAD: geometry.outstanding_bursts,
-            Engine.COMPUTE: _IN_FLIGHT,
-            Engine.STORE: _IN_FLIGHT,
+            Engine.COMPUTE: IN_FLIGHT,
+            Engine.STORE: IN_FLIGHT,
         }
 
         # The bus.

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from palquant.errors import InputError
 from palquant.hw.config import Geometry
-from palquant.hw.core import _IN_FLIGHT
+from palquant.hw.core import IN_FLIGHT
 from palquant.hw.counters import CAUSES
 from palquant.hw.isa import Cause, Source
 from palquant.hw.registers import Activity
@@ -215,8 +215,8 @@ def predict(image: MemoryImage, bus: Bus | None = None, images: int = 1) -> Pred
     clock, tokens, ports, account = Clock(), Tokens(), Ports(), Account()
     in_flight = {
         Engine.LOAD: geometry.outstanding_bursts,
-        Engine.COMPUTE: _IN_FLIGHT,
-        Engine.STORE: _IN_FLIGHT,
+        Engine.COMPUTE: IN_FLIGHT,
+        Engine.STORE: IN_FLIGHT,
     }
     dispatch = {
         engine: Dispatch(clock, tokens, engine, geometry, in_flight[engine]) for engine in Engine

@@ -63,6 +63,9 @@ def load_model(path: str | os.PathLike[str]) -> Graph:
     """
     target = Path(path)
     try:
+        with target.open("rb") as stream:
+            if not zipfile.is_zipfile(stream):  # NumPy would advise to execute code from it
+                raise ValueError("no archive of arrays")
         archive = np.load(target, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError("a single array")
