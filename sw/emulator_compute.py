@@ -284,7 +284,9 @@ class ComputeUnit:
             return np.where(valid, np.clip(v, 0, 255), 0)
         if not 1 <= bits <= 4:
             raise ExecutionError(f"code{number}_bits is {bits}, expected 0 to 4 or 8")
-        self._require_range(v, self.geometry.threshold_bits, "a value to be quantised")
+        # Lanes without a channel give code 0 whatever they hold: -beta * S can be any number.
+        checked = np.where(valid, v, 0)
+        self._require_range(checked, self.geometry.threshold_bits, "a value to be quantised")
         v = np.where(control[f"negate{number}"].astype(bool), -v, v)
         tree = isa.THRESHOLD_ROWS[number - 1]
         thresholds = np.stack([rows[tree[p]] for p in range(1, 1 << bits)])  # (positions, O,1,1,T)

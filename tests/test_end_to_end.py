@@ -21,7 +21,7 @@ from palquant.sim.run import profile
 from palquant.sim.scoreboard import compare_outputs, require_equal
 from palquant.sw.compile import RESIDENT_SHARES, compile_graph
 from palquant.sw.emulator import Emulator
-from palquant.sw.graph import Convolution, Input, Normalization, Shape
+from palquant.sw.graph import Convolution, Input, Normalization, Quantize, Shape
 from palquant.sw.image import MemoryImage
 
 TINY = PRESETS["tiny"]
@@ -181,6 +181,23 @@ def test_strips_pass_from_layer_to_layer(keep_all):
              if opcode is Opcode.COMPUTE]  # fmt: skip
     assert order != sorted(order)
     check(SMALL, b, image, Bus(latency=30, stall=0.2, seed=2))
+
+
+def test_lanes_without_a_channel_may_hold_any_number():
+    """Real sums are small, but -beta * S of a dummy lane exceeds the thresholds' register."""
+    b = Builder(drawer(8))
+    codes = codes_input(b, (2, 16, 4, 4), 4)
+    weight = b.rng.integers(126, 131, (3, 16, 3, 3)).astype(np.uint8)  # -2 to 2
+    acc = b.add(
+        Convolution(name="conv", input=codes, weight=weight, weight_bits=8, alpha=1, beta=128,
+                    groups=1, stride=(1, 1), padding=(1, 1), quantized=True)
+    )  # fmt: skip
+    thresholds = np.array([[-40, 0, 40]])
+    b.add(
+        Quantize(name="result", input=acc, thresholds=thresholds, negate=np.array([True]), bits=2)
+    )
+    machine = dataclasses.replace(TINY, name="narrow thresholds", threshold_bits=14)
+    check(machine, b, compile_graph(b.graph(), machine), Bus(latency=20, seed=8))
 
 
 def test_sums_stay_in_the_array_while_further_weights_arrive():
