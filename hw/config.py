@@ -248,8 +248,8 @@ PRESETS: dict[str, Geometry] = {
             weight_words=1024,
             activation_words=32768,
             output_words=8192,
-            residual_words=8192,
-            parameter_slots=16,
+            residual_words=16384,
+            parameter_slots=32,
         ),
     )
 }

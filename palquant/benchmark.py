@@ -38,7 +38,7 @@ class Measurement:
 
     Parameters:
         workload: The network.
-        image: What it was compiled to; every tensor is stored.
+        image: What it was compiled to.
         result: The simulation.
         profile: Its cycles by layer.
         prediction: What the cycle model says of them.
@@ -66,13 +66,20 @@ class Measurement:
 
 
 def measure(
-    workload: Workload, machine: Geometry, *, replay: int | None = None, progress: bool = True
+    workload: Workload,
+    machine: Geometry,
+    *,
+    keep_all: bool = True,
+    replay: int | None = None,
+    progress: bool = True,
 ) -> Measurement:
     """Compile a network, run one image in RTL, and compare every tensor with the reference.
 
     Parameters:
         workload: The network.
         machine: The machine.
+        keep_all: Store every tensor, so that each is compared; otherwise the result and what does
+            not fit on chip.
         replay: Time that many cycles again, with the driver and without.
         progress: Show on standard error what is being done.
 
@@ -90,7 +97,7 @@ def measure(
     images = workload.images()
     say("compiling")
     began = time.monotonic()
-    image = compile_graph(graph, machine)
+    image = compile_graph(graph, machine, keep_all)
     compile_seconds = time.monotonic() - began
     say("integer reference")
     began = time.monotonic()

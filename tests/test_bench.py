@@ -62,7 +62,7 @@ def test_speedup_goes_on_where_it_was_interrupted(tmp_path, monkeypatch, capsys)
 
     def measure(workload, *rest, **options):
         measured.append(workload)
-        if len(measured) == 2:
+        if len(measured) == 3:
             raise KeyboardInterrupt
         return original(workload, *rest, **options)
 
@@ -71,7 +71,7 @@ def test_speedup_goes_on_where_it_was_interrupted(tmp_path, monkeypatch, capsys)
     assert main([*arguments, "--json", str(path)]) == 130
     assert not path.exists()
     assert main([*arguments, "--json", str(path)]) == 0
-    assert [workload.groups for workload in measured] == [1, 2, 2]
+    assert [workload.groups for workload in measured] == [1, 1, 2, 2, 2]
     rows = json.loads(path.read_text())["rows"]
     assert all(set(row) >= ROW_FIELDS for row in rows)
     assert [row["mismatches"] for row in rows] == [0, 0]
