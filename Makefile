@@ -27,7 +27,7 @@ $(STAMP):
 run: $(STAMP) ## Train, compile, simulate the RTL and compare every value, end to end
 	$(BIN)/python -m palquant.demo $(ARGS)
 
-bench: $(STAMP) ## Measure ResNet-18, the speed-up over 4 bits, and growth with the image; takes half an hour
+bench: $(STAMP) ## Measure ResNet-18, the speed-up over 4 bits, and growth with the image
 	for name in resnet18 speedup growth; do \
 		$(BIN)/palquant bench $$name --json build/bench/$$name.json || exit 1; done
 

@@ -88,14 +88,9 @@ class _ResidualBlock(nn.Module):
         self.add = ResidualAdd(stream)
         self.relu = nn.ReLU()
 
-    def branch(self, x: Tensor) -> Tensor:
-        """Residual branch, up to its last batch normalisation."""
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Residual (N, G * C, H, W) to residual (N, G * C', H', W')."""
-        y = self.shuffle(self.branch(x))
-        z: Tensor = self.relu(self.add(y, self.downsample(x)))
+    def _merge(self, branch: Tensor, x: Tensor) -> Tensor:
+        """Sum of the residual branch, up to its last batch normalisation, and the identity path."""
+        z: Tensor = self.relu(self.add(self.shuffle(branch), self.downsample(x)))
         return z
 
 
@@ -113,10 +108,10 @@ class BasicBlock(_ResidualBlock):
         self.affine2 = BatchNormAffine(outputs, stream)
         self._join(config, inputs, outputs, stride, stream)
 
-    def branch(self, x: Tensor) -> Tensor:
-        """Two convolutions."""
-        y: Tensor = self.affine2(self.conv2(self.relu1(self.affine1(self.conv1(x)))))
-        return y
+    def forward(self, x: Tensor) -> Tensor:
+        """Residual (N, G * C, H, W) to residual (N, G * C', H', W')."""
+        y = self.relu1(self.affine1(self.conv1(x)))
+        return self._merge(self.affine2(self.conv2(y)), x)
 
 
 class Bottleneck(_ResidualBlock):
@@ -140,12 +135,11 @@ class Bottleneck(_ResidualBlock):
         self.affine3 = BatchNormAffine(outputs, stream)
         self._join(config, inputs, outputs, stride, stream)
 
-    def branch(self, x: Tensor) -> Tensor:
-        """Three convolutions."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Residual (N, G * C, H, W) to residual (N, G * C', H', W')."""
         y = self.relu1(self.affine1(self.conv1(x)))
         y = self.relu2(self.affine2(self.conv2(y)))
-        z: Tensor = self.affine3(self.conv3(y))
-        return z
+        return self._merge(self.affine3(self.conv3(y)), x)
 
 
 class PlainBlock(nn.Module):

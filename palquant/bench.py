@@ -8,7 +8,8 @@ from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
 
-from palquant.benchmark import LATENCY, layer_reports, measure, peak_memory_mib
+from palquant.benchmark import layer_reports, measure, peak_memory_mib
+from palquant.commands import LATENCY
 from palquant.errors import MismatchError
 from palquant.files import write_json
 from palquant.hw.config import Geometry, geometry

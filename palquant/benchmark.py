@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from palquant.commands import LATENCY
 from palquant.golden.reference import run as run_reference
 from palquant.hw.config import Geometry
 from palquant.sim.build import build_seconds
@@ -27,9 +28,6 @@ from palquant.sw.normalize import to_codes
 from palquant.workloads import Workload, workload_graph
 
 IntArray = npt.NDArray[np.int64]
-
-#: Latency of the simulated memory in cycles.
-LATENCY = 50
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,8 @@ _SECONDS = "seconds"
 
 #: Verilator's options for every build. Values at power-on are random (``--x-initial unique``);
 #: assignments of X, which the gateware has none of, may become whatever is fastest. Warnings do not
-#: end a build: generated Verilog gives many about widths and names that no person would write.
+#: end a build: generated Verilog gives many about widths and names that no person would write. The
+#: tests lint it apart from builds, where all classes of warnings but a short list are errors.
 VERILATOR_OPTIONS = (
     "-O3", "--x-assign", "fast", "--x-initial", "unique", "--no-assert", "-Wno-fatal", "-Wno-lint",
     "-Wno-style",

@@ -161,8 +161,8 @@ def copy_program(
         target += rows * strides[1]
 
     prologue = 2
-    placeholder = _copy_units(plan, table_beats, buffer_beats, table_offset=0)
-    table_offset = data_offset(placeholder)
+    # The table stands behind the program, whose length does not depend on where that is.
+    table_offset = data_offset(_copy_units(plan, table_beats, buffer_beats, table_offset=0))
     table_offset += -table_offset % bus
     units = _copy_units(plan, table_beats, buffer_beats, table_offset)
     table = contents.integers(0, 256, table_beats * bus, dtype=np.uint8)

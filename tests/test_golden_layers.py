@@ -143,7 +143,9 @@ def test_pools():
     assert MaxPool(3, 2, 1)(negative).max() < 0  # padding never wins
     sums, step, _ = SumPool(3, stream, stride=2)(x)
     assert torch.equal(sums, sums.round())
-    assert torch.allclose(sums * step, F.avg_pool2d(x, 3, 2))
+    integers = (x / stream.step).round()
+    assert torch.equal(sums, integers.unfold(2, 3, 2).unfold(3, 3, 2).sum((-2, -1)))
+    assert torch.allclose(sums * step, F.avg_pool2d(x, 3, 2))  # real values: a step of 1/9
     assert SumPool(7, stream)(x).values.shape == (2, 3, 1, 1)
 
 
