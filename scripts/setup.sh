@@ -62,7 +62,7 @@ fi
 .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
 # The build tools first: the package itself is then built with these very versions. All the rest
 # comes in one step, with every version given, so that no other torch is ever considered.
-echo "installing Python packages into .venv (1.4 GB from the network, a few minutes at first)"
+echo "installing Python packages into .venv (1.7 GB from the network, a few minutes at first)"
 pip=(.venv/bin/python -m pip --quiet --disable-pip-version-check install -c constraints.txt)
 "${pip[@]}" setuptools
 "${pip[@]}" --no-build-isolation --editable '.[dev]'
