@@ -8,16 +8,15 @@ from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
 
-from palquant.benchmark import layer_reports, measure, peak_memory_mib
+from palquant.benchmark import Case, layer_reports, measure, peak_memory_mib
 from palquant.commands import LATENCY
 from palquant.errors import MismatchError
 from palquant.files import write_json
 from palquant.hw.config import Geometry, geometry
 from palquant.sim.build import cache_folder, digest
 from palquant.sim.machine import build_simulator
-from palquant.sw.compile import compile_graph
 from palquant.tables import table
-from palquant.workloads import Workload, workload_graph
+from palquant.workloads import Workload
 
 Report = dict[str, Any]
 
@@ -39,11 +38,12 @@ def resnet18(options: Namespace) -> Report:
     """PalQuant's ResNet-18, one image, every value of every layer compared."""
     machine = geometry(options.geometry)
     workload = Workload(size=options.size, base_width=options.base_width, seed=options.seed)
-    measured = measure(workload, machine, replay=REPLAYED_CYCLES, progress=not options.quiet)
+    case = Case(workload, progress=not options.quiet)
+    measured = measure(case, case.compile(machine), replay=REPLAYED_CYCLES)
     narrow = dataclasses.replace(
         machine, name=f"{machine.name}-{machine.bus_bits // 2}", bus_bits=machine.bus_bits // 2
     )
-    other = measure(workload, narrow, progress=not options.quiet)
+    other = measure(case, case.compile(narrow))
     layers = layer_reports(measured)
     profile, result, replay = measured.profile, measured.result, measured.result.replay
     assert replay is not None
@@ -66,8 +66,8 @@ def resnet18(options: Namespace) -> Report:
         "cpp_cycles_per_s": replay.cycles / replay.bare_seconds,
         "driver_cycles_per_s": replay.cycles / replay.driver_seconds,
         "peak_memory_mib": peak_memory_mib(),
-        "compile_s": measured.compile_seconds,
-        "reference_s": measured.reference_seconds,
+        "compile_s": measured.compiled.seconds,
+        "reference_s": case.reference_seconds,
         "layers": layers,
         "half_bus": {
             "bus_bits": narrow.bus_bits,
@@ -98,7 +98,7 @@ def resnet18(options: Namespace) -> Report:
         f"{other.profile.quantized_cycles:,}, {other.profile.quantized_utilization:.3f}\n"
         f"simulated in {result.seconds:.1f} s, {result.cycles_per_second:,.0f} cycles/s "
         f"(the model alone {report['cpp_cycles_per_s']:,.0f}); built in "
-        f"{measured.build_seconds:.0f} s, compiled in {measured.compile_seconds:.1f} s"
+        f"{measured.build_seconds:.0f} s, compiled in {measured.compiled.seconds:.1f} s"
     )
     return _checked(report, [measured.first_mismatch, other.first_mismatch])
 
@@ -156,19 +156,16 @@ def _row(workload: Workload, machine: Geometry, options: Namespace) -> Report:
     Two runs: one that stores every tensor, to compare each; and one that stores the result and what
     does not fit on chip, whose cycles count.
     """
-    graph = workload_graph(workload)
-    image = compile_graph(graph, machine, keep_all=False)
-    whole = compile_graph(graph, machine)
+    case = Case(workload, progress=not options.quiet)
+    programs = [case.compile(machine, keep_all=keep_all) for keep_all in (True, False)]
     simulator = build_simulator(machine)
     parts = [repr(workload), simulator.parent.name, str(LATENCY)]
-    contents = [image.data, whole.data, *(part.encode() for part in parts)]
+    contents = [program.image.data for program in programs] + [part.encode() for part in parts]
     path = cache_folder() / f"{digest(contents)}.json"
     if path.is_file() and not options.fresh:
         row: Report = json.loads(path.read_text())
         return row
-    progress = not options.quiet
-    traced = measure(workload, machine, progress=progress)
-    measured = measure(workload, machine, keep_all=False, progress=progress)
+    traced, measured = (measure(case, program) for program in programs)
     profile = measured.profile
     row = {
         "network": workload.network,
@@ -177,7 +174,7 @@ def _row(workload: Workload, machine: Geometry, options: Namespace) -> Report:
         "activation_bits": workload.bits,
         "stem": workload.stem,
         "size": workload.size,
-        "macs": sum(layer.macs for layer in image.layers),
+        "macs": sum(layer.macs for layer in measured.compiled.image.layers),
         "cycles": profile.cycles,
         "quantized_cycles": profile.quantized_cycles,
         "utilization": profile.utilization,

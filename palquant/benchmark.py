@@ -6,6 +6,7 @@ import resource
 import sys
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,81 +32,116 @@ IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
+class Compiled:
+    """A network compiled for a machine.
+
+    Parameters:
+        image: The memory image.
+        seconds: Wall time of the compiler.
+    """
+
+    image: MemoryImage
+    seconds: float
+
+
+class Case:
+    """One network and one image for it, made ready once for all machines that run it.
+
+    Parameters:
+        workload: The network.
+        progress: Show on standard error what is being done.
+
+    Attributes:
+        graph: Its integer graph.
+        images: The image, uint8 of shape (1, C, H, W).
+        reference_seconds: Wall time of the integer reference, once ``values`` were asked for.
+    """
+
+    def __init__(self, workload: Workload, *, progress: bool = True) -> None:
+        self.workload = workload
+        self.progress = progress
+        self.reference_seconds = 0.0
+        self._say("making the network")
+        self.graph = workload_graph(workload)
+        self.images = workload.images()
+
+    @cached_property
+    def values(self) -> dict[str, IntArray]:
+        """Every tensor, as the integer reference computes it."""
+        self._say("integer reference")
+        began = time.monotonic()
+        found = run_reference(self.graph, to_codes(self.images, self.graph.input))
+        self.reference_seconds = time.monotonic() - began
+        return found
+
+    def compile(self, machine: Geometry, *, keep_all: bool = True) -> Compiled:
+        """Compile it.
+
+        Parameters:
+            machine: The machine.
+            keep_all: Store every tensor, so that each can be compared; otherwise the result and
+                what does not fit on chip.
+
+        Raises:
+            CapacityError: The network cannot be tiled for the machine.
+        """
+        self._say(f"compiling for {machine.name}")
+        began = time.monotonic()
+        image = compile_graph(self.graph, machine, keep_all)
+        return Compiled(image, time.monotonic() - began)
+
+    def _say(self, text: str) -> None:
+        if self.progress:
+            name = (
+                f"{self.workload.network}, stem {self.workload.stem}, {self.workload.size} pixels"
+            )
+            print(f"{name}: {text}", file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True)
 class Measurement:
     """One network's run.
 
     Parameters:
-        workload: The network.
-        image: What it was compiled to.
+        case: The network.
+        compiled: What it was compiled to.
         result: The simulation.
         profile: Its cycles by layer.
         prediction: What the cycle model says of them.
-        values: The integer reference's tensors.
-        values_compared: Values of all tensors of the manifest, once for each image.
+        values_compared: Values of all tensors of the manifest.
         mismatches: Those that differ from the reference.
         first_mismatch: The first of them in words, empty if there is none.
         build_seconds: Wall time of the simulator's build.
-        compile_seconds: Wall time of the compiler.
-        reference_seconds: Wall time of the integer reference.
     """
 
-    workload: Workload
-    image: MemoryImage
+    case: Case
+    compiled: Compiled
     result: SimulationResult
     profile: Profile
     prediction: Prediction
-    values: dict[str, IntArray]
     values_compared: int
     mismatches: int
     first_mismatch: str
     build_seconds: float
-    compile_seconds: float
-    reference_seconds: float
 
 
-def measure(
-    workload: Workload,
-    machine: Geometry,
-    *,
-    keep_all: bool = True,
-    replay: int | None = None,
-    progress: bool = True,
-) -> Measurement:
-    """Compile a network, run one image in RTL, and compare every tensor with the reference.
+def measure(case: Case, compiled: Compiled, *, replay: int | None = None) -> Measurement:
+    """Run one image in RTL, and compare every tensor that is stored with the reference.
 
     Parameters:
-        workload: The network.
-        machine: The machine.
-        keep_all: Store every tensor, so that each is compared; otherwise the result and what does
-            not fit on chip.
+        case: The network.
+        compiled: Its program for some machine.
         replay: Time that many cycles again, with the driver and without.
-        progress: Show on standard error what is being done.
-
-    Raises:
-        CapacityError: The network cannot be tiled for the machine.
     """
-
-    def say(text: str) -> None:
-        if progress:
-            print(f"{workload.network}, stem {workload.stem}, {workload.size} pixels: {text}",
-                  file=sys.stderr, flush=True)  # fmt: skip
-
-    say("making the network")
-    graph = workload_graph(workload)
-    images = workload.images()
-    say("compiling")
-    began = time.monotonic()
-    image = compile_graph(graph, machine, keep_all)
-    compile_seconds = time.monotonic() - began
-    say("integer reference")
-    began = time.monotonic()
-    values = run_reference(graph, to_codes(images, graph.input))
-    reference_seconds = time.monotonic() - began
-    simulator = Simulator(machine)
+    image = compiled.image
+    simulator = Simulator(image.geometry)
     prediction = predict(image, Bus(latency=LATENCY))
-    expected = prediction.profile.cycles
     with tqdm(
-        total=expected, unit="cycle", unit_scale=True, desc="RTL", disable=not progress
+        total=prediction.profile.cycles,
+        unit="cycle",
+        unit_scale=True,
+        desc="RTL",
+        disable=not case.progress,
     ) as bar:
 
         def follow(cycle: int, layer: int) -> None:
@@ -114,27 +150,24 @@ def measure(
 
         result, cycles = run_rtl(
             image,
-            images,
+            case.images,
             simulator=simulator,
             bus=Bus(latency=LATENCY),
             replay=replay,
             progress=follow,
         )
         follow(cycles.cycles, len(image.layers) - 1)
-    compared = compare_outputs(image, result.outputs, values)
+    compared = compare_outputs(image, result.outputs, case.values)
     return Measurement(
-        workload=workload,
-        image=image,
+        case=case,
+        compiled=compiled,
         result=result,
         profile=cycles,
         prediction=prediction,
-        values=values,
         values_compared=sum(item.values for item in compared),
         mismatches=sum(item.mismatches for item in compared),
         first_mismatch=next((item.describe() for item in compared if item.mismatches), ""),
         build_seconds=build_seconds(simulator.executable),
-        compile_seconds=compile_seconds,
-        reference_seconds=reference_seconds,
     )
 
 
@@ -142,8 +175,8 @@ def layer_reports(measurement: Measurement) -> list[dict[str, Any]]:
     """What a report says of each layer; ``histogram`` counts the codes that it reads, by value."""
     found = []
     rows = zip(
-        measurement.image.layers, measurement.profile.layers, measurement.prediction.profile.layers,
-        strict=True,
+        measurement.compiled.image.layers, measurement.profile.layers,
+        measurement.prediction.profile.layers, strict=True,
     )  # fmt: skip
     for record, layer, predicted in rows:
         found.append(
@@ -171,12 +204,12 @@ def stalls(layer: LayerProfile) -> dict[str, int]:
 
 
 def _histogram(measurement: Measurement, name: str) -> list[int]:
-    graph = measurement.image.graph
+    graph = measurement.case.graph
     source = graph[name].inputs[0]
     kind = graph.types[source]
     if kind.kind is not Kind.CODES:
         return []
-    codes = measurement.values[source].ravel()
+    codes = measurement.case.values[source].ravel()
     counts: list[int] = np.bincount(codes, minlength=1 << kind.bits).tolist()
     return counts
 

@@ -28,7 +28,7 @@ from palquant.golden.train import CHECKPOINT_FILE, train
 from palquant.golden.verify import count_mismatches
 from palquant.guard import guarded
 from palquant.hw.config import PRESETS, Geometry, geometry
-from palquant.sim.build import digest
+from palquant.sim.build import digest, package_sources
 from palquant.sim.driver import Simulator
 from palquant.sim.run import run_emulator, run_rtl
 from palquant.sim.scoreboard import compare_outputs, require_equal
@@ -150,8 +150,7 @@ def training_folder(config: TrainConfig, split: Split) -> str:
     parts = [json.dumps(asdict(config), sort_keys=True).encode()]
     for array in (getattr(split, item.name) for item in fields(split)):
         parts += [f"{array.dtype} {array.shape}".encode(), array.tobytes()]
-    for path in sorted(Path(golden.__file__).parent.glob("*.py")):
-        parts += [path.name.encode(), path.read_bytes()]
+    parts += package_sources(golden)
     parts += [importlib.metadata.version(name).encode() for name in ("torch", "numpy")]
     return f"{config.network.name}-{digest(parts)[:12]}"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,7 @@ from palquant.golden.config import NetworkConfig
 from palquant.golden.data import synthetic_images
 from palquant.golden.models import ARCHITECTURES
 from palquant.golden.random_network import calibrated_graph
-from palquant.sim.build import cache_folder, digest
+from palquant.sim.build import cache_folder, digest, package_sources
 from palquant.sw.graph import Graph
 from palquant.sw.model import load_model, save_model
 
@@ -76,11 +75,7 @@ def workload_graph(workload: Workload) -> Graph:
     Raises:
         OutputError: The cache folder cannot be written.
     """
-    parts = [repr(workload).encode()]
-    for file in (golden.__file__, sw.__file__):
-        assert file is not None
-        for path in sorted(Path(file).parent.glob("*.py")):
-            parts += [path.name.encode(), path.read_bytes()]
+    parts = [repr(workload).encode(), *package_sources(golden, sw)]
     parts += [importlib.metadata.version(name).encode() for name in ("torch", "numpy")]
     path = cache_folder() / f"{digest(parts)}.npz"
     if not path.is_file():

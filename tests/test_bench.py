@@ -60,11 +60,11 @@ def test_speedup_goes_on_where_it_was_interrupted(tmp_path, monkeypatch, capsys)
     measured = []
     original = bench.measure
 
-    def measure(workload, *rest, **options):
-        measured.append(workload)
+    def measure(case, *rest, **options):
+        measured.append(case.workload)
         if len(measured) == 3:
             raise KeyboardInterrupt
-        return original(workload, *rest, **options)
+        return original(case, *rest, **options)
 
     monkeypatch.setattr(bench, "measure", measure)
     monkeypatch.setattr(bench, "cache_folder", lambda: tmp_path)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from palquant.benchmark import measure
+from palquant.benchmark import Case, measure
 from palquant.hw.config import PRESETS
 from palquant.workloads import Workload
 
@@ -29,16 +29,18 @@ WORKLOADS = [
     "workload", WORKLOADS, ids=lambda w: f"{w.network} stem {w.stem} width {w.base_width}"
 )
 def test_every_value_equals_the_reference_and_every_cycle_the_prediction(workload):
-    measured = measure(workload, TINY, progress=False)
+    case = Case(workload, progress=False)
+    measured = measure(case, case.compile(TINY))
     assert measured.first_mismatch == ""
     assert measured.mismatches == 0
-    made = {name for layer in measured.image.layers for name in layer.outputs}
-    assert set(measured.image.tensors) == made
-    assert measured.values_compared == sum(measured.values[name].size for name in made)
+    image = measured.compiled.image
+    made = {name for layer in image.layers for name in layer.outputs}
+    assert set(image.tensors) == made
+    assert measured.values_compared == sum(case.values[name].size for name in made)
     assert [layer.cycles for layer in measured.profile.layers] == [
         layer.cycles for layer in measured.prediction.profile.layers
     ]
-    for layer in measured.image.layers:
+    for layer in image.layers:
         if layer.quantized:
-            codes = measured.values[measured.image.graph[layer.name].inputs[0]]
+            codes = case.values[case.graph[layer.name].inputs[0]]
             assert len(set(codes.ravel().tolist())) > 1
