@@ -16,7 +16,7 @@ from palquant.sim.driver import SimulationResult, Simulator
 from palquant.sim.execute import Bus, Progress
 from palquant.sw.emulator import Emulator
 from palquant.sw.image import MemoryImage
-from palquant.sw.normalize import to_codes
+from palquant.sw.normalize import input_values
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -126,7 +126,7 @@ def run_emulator(image: MemoryImage, images: npt.NDArray[Any], seed: int = 0) ->
         images: float32 or uint8, shape (N, C, H, W).
         seed: Seed of the poison in its memories.
     """
-    codes = to_codes(images, image.graph.input)
+    codes = input_values(images, image.graph)
     emulator = Emulator(image.geometry, image.data, seed)
     batches = [codes[at : at + EMULATOR_BATCH] for at in range(0, len(codes), EMULATOR_BATCH)]
     outputs = [emulator.run(image.pack_input(batch)) for batch in batches]
@@ -162,7 +162,7 @@ def run_rtl(
     """
     if simulator is None:
         simulator = Simulator(image.geometry, waves=waves is not None)
-    regions = image.pack_input(to_codes(images, image.graph.input))
+    regions = image.pack_input(input_values(images, image.graph))
     result = simulator.run(
         image.data,
         regions,

@@ -7,7 +7,7 @@ fuse them and the integer reference can execute them one by one:
 =============== ============================================== ==================================
 operation       accepts                                        gives
 =============== ============================================== ==================================
-Input                                                          codes
+Input                                                          codes, residual
 Convolution     codes                                          accumulator
 Affine          accumulator, residual                          residual
 Relu            residual                                       residual
@@ -34,6 +34,7 @@ import numpy.typing as npt
 
 from palquant.errors import GraphError
 from palquant.sw.attributes import attribute_problem
+from palquant.sw.host import HostClassifier, HostEnds, HostStem
 from palquant.sw.operations import (
     OPERATIONS,
     Add,
@@ -65,6 +66,9 @@ __all__ = [
     "Clamp",
     "Convolution",
     "Graph",
+    "HostClassifier",
+    "HostEnds",
+    "HostStem",
     "Input",
     "IntArray",
     "Kind",
@@ -117,6 +121,7 @@ class Graph:
         nodes: All nodes, in execution order; the first is the :class:`Input`, the last makes the
             network's result.
         metadata: JSON-serialisable description: name, quantiser parameters, training record.
+        host: What the host computes before the input and after the result, or None.
 
     Raises:
         GraphError: From :meth:`check`, which the constructor calls.
@@ -124,6 +129,7 @@ class Graph:
 
     nodes: list[Node]
     metadata: dict[str, Any] = field(default_factory=dict)
+    host: HostEnds | None = None
 
     def __post_init__(self) -> None:
         self.shapes: dict[str, Shape] = {}
@@ -148,6 +154,18 @@ class Graph:
     def output(self) -> Node:
         """The node that makes the network's result."""
         return self.nodes[-1]
+
+    @property
+    def image_shape(self) -> Shape:
+        """Channels, height and width of the images that the whole network takes."""
+        return self.input.shape if self.host is None else self.host.stem.image
+
+    @property
+    def classes(self) -> int:
+        """Number of classes, or of the result's channels where the network ends otherwise."""
+        if self.host is not None:
+            return len(self.host.classifier.bias)
+        return self.shapes[self.output.name].channels
 
     def consumers(self) -> Mapping[str, list[Node]]:
         """Tensor name -> nodes that read it, in execution order."""
@@ -193,6 +211,20 @@ class Graph:
                     )
             self.shapes[node.name], self.types[node.name] = _infer(self, node)
             self._by_name[node.name] = node
+        if self.host is not None:
+            self._check_host(self.host)
+
+    def _check_host(self, host: HostEnds) -> None:
+        """The host's parts must fit the tensors that they make and read."""
+        shape = host.stem.shape
+        if shape != self.input.shape:
+            raise GraphError(f"host stem: makes {shape}, but {self.input.name} is "
+                             f"{self.input.shape}")  # fmt: skip
+        result = self.shapes[self.output.name]
+        wanted = Shape(host.classifier.weight.shape[1], 1, 1)
+        if not isinstance(self.output, Logits) or result != wanted:
+            raise GraphError(f"host classifier: reads Logits of {wanted}, but the network ends "
+                             f"with {type(self.output).__name__} of {result}")  # fmt: skip
 
 
 def _infer(graph: Graph, node: Node) -> tuple[Shape, TensorType]:
@@ -214,7 +246,9 @@ def _infer(graph: Graph, node: Node) -> tuple[Shape, TensorType]:
         shape = node.shape
         if min(shape.channels, shape.height, shape.width) < 1:
             raise refuse(f"shape {shape} has an empty dimension")
-        if node.bits not in (1, 2, 3, 4, 8):
+        if node.residual and not 8 <= node.bits <= 16:
+            raise refuse(f"residual of {node.bits} bits (supported: 8 to 16)")
+        if not node.residual and node.bits not in (1, 2, 3, 4, 8):
             raise refuse(f"input codes of {node.bits} bits (supported: 1, 2, 3, 4, 8)")
         norm = node.normalization
         if not len(norm.mean) == len(norm.std) == shape.channels:
@@ -224,7 +258,9 @@ def _infer(graph: Graph, node: Node) -> tuple[Shape, TensorType]:
             )
         if not (min(norm.std) > 0 and norm.scale > 0):
             raise refuse("normalisation needs positive standard deviations and scale")
-        return shape, codes(node.bits, node.zero_point)
+        if node.residual and node.zero_point:
+            raise refuse(f"zero point {node.zero_point} of a residual (only codes have one)")
+        return shape, node.type if node.residual else codes(node.bits, node.zero_point)
 
     source = graph.shapes[node.inputs[0]]
     kind = graph.types[node.inputs[0]]

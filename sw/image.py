@@ -87,8 +87,8 @@ class MemoryImage:
         """Size of one image's input region."""
         return self.input.bytes
 
-    def pack_input(self, codes: npt.NDArray[np.uint8]) -> Bytes:
-        """Input codes (N, C, H, W) as input regions, uint8 of shape (N, input_bytes)."""
+    def pack_input(self, codes: npt.NDArray[Any]) -> Bytes:
+        """Input integers (N, C, H, W) as input regions, uint8 of shape (N, input_bytes)."""
         if self.gathered is not None:
             node = self.graph[self.gathered]
             assert isinstance(node, Convolution)
@@ -101,11 +101,13 @@ class MemoryImage:
         return layout.unpack(np.ascontiguousarray(output[:, offset : offset + layout.bytes]))
 
     def predict(self, output: Bytes) -> npt.NDArray[np.int64]:
-        """Class of each image from output regions: the largest scaled logit."""
+        """Class of each image from output regions: the largest real logit."""
         node = self.graph.output
         if not isinstance(node, Logits):
             raise ImageError(f"the network ends with {type(node).__name__}, not with logits")
         logits = self.unpack(output, node.name)[:, :, 0, 0] * node.scale
+        if self.graph.host is not None:
+            logits = self.graph.host.classifier.logits(logits)
         classes: npt.NDArray[np.int64] = logits.argmax(axis=1)
         return classes
 
@@ -158,12 +160,17 @@ def manifest(image: MemoryImage) -> dict[str, Any]:
         },
         "input": {
             **_describe(image.input, 0),
-            "image_shape": dataclasses.asdict(image.graph.input.shape),
+            "image_shape": dataclasses.asdict(image.graph.image_shape),
+            "host_stem": image.graph.host is not None,
             "image_dtypes": ["float32", "uint8"],
             "normalization": normalization,
             "gathered_by": image.gathered,
         },
-        "output": {"tensor": image.graph.output.name, "scales": scales},
+        "output": {
+            "tensor": image.graph.output.name,
+            "scales": scales,
+            "host_classifier": image.graph.host is not None,
+        },
         "tensors": [_describe(layout, offset) for layout, offset in image.tensors.values()],
         "layers": [dataclasses.asdict(layer) for layer in image.layers],
     }

@@ -73,7 +73,7 @@ class _Lowering:
         self.graph = graph
         self.users = graph.consumers()
         self.absorbed: set[str] = set()
-        self.materialized: set[str] = set()
+        self.materialized: set[str] = {graph.input.name} if graph.input.residual else set()
         self.network = LoweredNetwork(graph)
 
     def run(self) -> LoweredNetwork:

@@ -2,6 +2,7 @@
 
 A model file is a NumPy ``.npz`` archive: the entry ``graph`` is UTF-8 JSON (as uint8) that lists
 the nodes with their scalar attributes, and each array attribute is an entry ``NODE/ATTRIBUTE``.
+What the host computes, if anything, is described likewise, its arrays in ``host.PART.ATTRIBUTE``.
 It is read with ``allow_pickle=False``.
 """
 
@@ -20,12 +21,23 @@ import numpy as np
 
 from palquant.errors import GraphError, ModelError
 from palquant.files import write_bytes
-from palquant.sw.graph import OPERATIONS, Graph, Node, Normalization, Shape
+from palquant.sw.graph import (
+    OPERATIONS,
+    Graph,
+    HostClassifier,
+    HostEnds,
+    HostStem,
+    Node,
+    Normalization,
+    Shape,
+)
 
 FORMAT = "palquant-model"
 VERSION = 1
 
-_NESTED: dict[str, type] = {"shape": Shape, "normalization": Normalization}
+_NESTED: dict[str, type] = {"shape": Shape, "normalization": Normalization, "image": Shape}
+#: Parts of a network that the host computes.
+_HOST: dict[str, type] = {"stem": HostStem, "classifier": HostClassifier}
 
 
 def save_model(graph: Graph, path: str | os.PathLike[str]) -> None:
@@ -35,23 +47,33 @@ def save_model(graph: Graph, path: str | os.PathLike[str]) -> None:
         OutputError: The file cannot be written.
     """
     arrays: dict[str, np.ndarray] = {}
-    nodes = []
-    for node in graph:
-        entry: dict[str, Any] = {"operation": type(node).__name__}
-        for item in dataclasses.fields(node):
-            value = getattr(node, item.name)
-            if isinstance(value, np.ndarray):
-                arrays[f"{node.name}/{item.name}"] = value
-            elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-                entry[item.name] = dataclasses.asdict(value)
-            else:
-                entry[item.name] = value
-        nodes.append(entry)
+    nodes = [
+        {"operation": type(node).__name__} | _scalars(node, f"{node.name}/", arrays)
+        for node in graph
+    ]
     document = {"format": FORMAT, "version": VERSION, "nodes": nodes, "metadata": graph.metadata}
+    if graph.host is not None:
+        document["host"] = {
+            part: _scalars(getattr(graph.host, part), f"host.{part}.", arrays) for part in _HOST
+        }
     arrays["graph"] = np.frombuffer(json.dumps(document).encode(), np.uint8)
     stream = io.BytesIO()
     np.savez_compressed(stream, allow_pickle=False, **arrays)
     write_bytes(path, stream.getbuffer())
+
+
+def _scalars(instance: Any, prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """A dataclass's attributes for JSON; puts its arrays into ``arrays``."""
+    found: dict[str, Any] = {}
+    for item in dataclasses.fields(instance):
+        value = getattr(instance, item.name)
+        if isinstance(value, np.ndarray):
+            arrays[prefix + item.name] = value
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            found[item.name] = dataclasses.asdict(value)
+        else:
+            found[item.name] = value
+    return found
 
 
 def load_model(path: str | os.PathLike[str]) -> Graph:
@@ -83,17 +105,20 @@ def load_model(path: str | os.PathLike[str]) -> Graph:
         if document["version"] != VERSION:
             raise ModelError(f"{target}: version {document['version']}, expected {VERSION}")
         nodes = [_read_node(target, entry, arrays) for entry in document["nodes"]]
+        host = _read_host(target, document["host"], arrays) if "host" in document else None
         metadata = document["metadata"]
         if not isinstance(metadata, dict):
             raise ModelError(f"{target}: metadata is {metadata!r}, expected an object")
+    except GraphError as error:
+        raise ModelError(f"{target}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, ModelError | GraphError):
+        if isinstance(error, ModelError):
             raise
         raise ModelError(f"{target}: is no {FORMAT} file, or is damaged ({error!r})") from error
     if arrays:
         raise ModelError(f"{target}: entry {min(arrays)!r} belongs to no node")
     try:
-        return Graph(nodes, metadata)
+        return Graph(nodes, metadata, host)
     except GraphError as error:
         raise ModelError(f"{target}: {error}") from error
 
@@ -105,8 +130,26 @@ def _read_node(target: Path, entry: dict[str, Any], arrays: dict[str, np.ndarray
         raise ModelError(f"{target}: unknown operation {entry['operation']!r}")
     values = {key: value for key, value in entry.items() if key != "operation"}
     name = values.get("name", "?")
+    node: Node = _read(target, cls, values, name, "/", arrays)
+    return node
+
+
+def _read_host(target: Path, entry: dict[str, Any], arrays: dict[str, np.ndarray]) -> HostEnds:
+    """What the host computes, from its JSON entry and arrays."""
+    parts = {
+        part: _read(target, cls, dict(entry[part]), f"host.{part}", ".", arrays)
+        for part, cls in _HOST.items()
+    }
+    return HostEnds(**parts)
+
+
+def _read(
+    target: Path, cls: Any, values: dict[str, Any], name: str, mark: str,
+    arrays: dict[str, np.ndarray],
+) -> Any:  # fmt: skip
+    """A dataclass from its attributes in JSON and arrays, which it takes out of ``arrays``."""
     for item in dataclasses.fields(cls):
-        key = f"{name}/{item.name}"
+        key = f"{name}{mark}{item.name}"
         if key in arrays:
             array = arrays.pop(key)
             if array.dtype.kind == "f" and not np.isfinite(array).all():

@@ -1,4 +1,4 @@
-"""From images to the network's input codes, in NumPy alone.
+"""From images to the network's input integers, in NumPy alone.
 
 The arithmetic is that of :class:`~palquant.sw.graph.Normalization`: a uint8 image is divided by
 255 in float32, so that it equals the float32 image that it was made from; from there on every
@@ -14,10 +14,29 @@ import numpy as np
 import numpy.typing as npt
 
 from palquant.errors import InputError
-from palquant.sw.graph import Input
+from palquant.sw.graph import Graph, Input, Shape
 
 
-def to_codes(images: npt.NDArray[Any], node: Input) -> npt.NDArray[np.uint8]:
+def input_values(images: npt.NDArray[Any], graph: Graph) -> npt.NDArray[Any]:
+    """What the host writes for a batch of images, its own part of the network included.
+
+    Parameters:
+        images: float32 or uint8, shape (N, C, H, W) as ``graph.image_shape`` says.
+        graph: The network.
+
+    Returns:
+        Integers of the graph's input, uint8 codes or int16 residuals.
+
+    Raises:
+        InputError: Shape or element type is another one, or a value is NaN or infinite.
+    """
+    if graph.host is None:
+        return to_codes(images, graph.input)
+    pixels = _pixels(images, graph.image_shape, graph.input.name)
+    return to_codes(graph.host.stem.features(pixels), graph.input)
+
+
+def to_codes(images: npt.NDArray[Any], node: Input) -> npt.NDArray[Any]:
     """Normalise and quantise a batch of images.
 
     Parameters:
@@ -25,30 +44,38 @@ def to_codes(images: npt.NDArray[Any], node: Input) -> npt.NDArray[np.uint8]:
         node: The network's input; says C, H, W, normalisation, width and zero point.
 
     Returns:
-        Codes of ``node.bits`` bits, shape (N, C, H, W).
+        Integers of ``node.type``, shape (N, C, H, W): uint8 for codes, int16 for residuals.
 
     Raises:
         InputError: Shape or element type is another one, or a value is NaN or infinite.
     """
-    expected = (node.shape.channels, node.shape.height, node.shape.width)
+    pixels = _pixels(images, node.shape, node.name)
+    norm = node.normalization
+    mean, std = (
+        np.asarray(values, np.float64).reshape(-1, 1, 1) for values in (norm.mean, norm.std)
+    )
+    steps = np.rint((pixels.astype(np.float64) - mean) / std / norm.scale) + node.zero_point
+    kind = node.type
+    values: npt.NDArray[Any]
+    values = np.clip(steps, kind.min, kind.max).astype(np.int16 if kind.signed else np.uint8)
+    return values
+
+
+def _pixels(images: npt.NDArray[Any], shape: Shape, name: str) -> npt.NDArray[np.float32]:
+    """Images of the given shape as float32; raises InputError for others."""
+    expected = (shape.channels, shape.height, shape.width)
     if images.ndim != 4 or images.shape[1:] != expected:
-        raise InputError(f"{node.name}: images have shape {images.shape}, expected "
+        raise InputError(f"{name}: images have shape {images.shape}, expected "
                          f"(N, {', '.join(map(str, expected))})")  # fmt: skip
     if images.dtype == np.uint8:
         pixels = images.astype(np.float32) / np.float32(255)
     elif images.dtype == np.float32:
         pixels = images
     else:
-        raise InputError(f"{node.name}: images are {images.dtype}, expected float32 or uint8")
+        raise InputError(f"{name}: images are {images.dtype}, expected float32 or uint8")
     finite = np.isfinite(pixels)
     if not finite.all():
         where = tuple(int(i) for i in np.argwhere(~finite)[0])
-        raise InputError(f"{node.name}: image {where[0]} holds NaN or infinity at channel "
+        raise InputError(f"{name}: image {where[0]} holds NaN or infinity at channel "
                          f"{where[1]}, row {where[2]}, column {where[3]}")  # fmt: skip
-    norm = node.normalization
-    mean, std = (
-        np.asarray(values, np.float64).reshape(-1, 1, 1) for values in (norm.mean, norm.std)
-    )
-    steps = np.rint((pixels.astype(np.float64) - mean) / std / norm.scale) + node.zero_point
-    codes: npt.NDArray[np.uint8] = np.clip(steps, 0, (1 << node.bits) - 1).astype(np.uint8)
-    return codes
+    return pixels

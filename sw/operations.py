@@ -23,7 +23,7 @@ class Kind(enum.Enum):
     CODES = "codes"  #: unsigned quantiser codes, the operands of the array
     ACCUMULATOR = "accumulator"  #: exact sums, as wide as they need to be
     RESIDUAL = "residual"  #: signed fixed point, saturating
-    LOGITS = "logits"  #: the classifier's accumulators with their offset, 32 bits
+    LOGITS = "logits"  #: accumulators with their offset, 32 bits: logits, or what the host makes so
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,9 @@ class Shape:
 class Normalization:
     """How an image becomes the network's input codes.
 
-    ``code = clamp(round((x - mean) / std / scale) + zero_point, 0, 2^bits - 1)``, rounding half
-    to even, where ``x`` is the float32 image as it is, or a uint8 image divided by 255.
+    ``code = clamp(round((x - mean) / std / scale) + zero_point, smallest, largest)``, rounding half
+    to even, where ``x`` is the float32 image as it is, or a uint8 image divided by 255, and the
+    limits are those of the input's type, such as 0 and 2^bits - 1.
 
     Parameters:
         mean: Mean per channel, in units of ``x``.
@@ -111,19 +112,32 @@ class Node:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Input(Node):
-    """The image as unsigned codes (an int8 image is stored as code + 128).
+    """What the host writes: unsigned codes (an int8 image is stored as code + 128), or residuals.
 
     Parameters:
         shape: Channels, height and width of one image.
-        bits: Width of a code.
-        zero_point: Code of the value 0.
-        normalization: How an image becomes codes.
+        bits: Width of a code, or of a residual.
+        zero_point: Code of the value 0; 0 for residuals.
+        normalization: How an image becomes integers.
+        residual: Whether it is a residual stream, signed fixed point: a network whose first layers
+            the host computes, or images of more than 8 bits.
     """
 
     shape: Shape
     bits: int
     zero_point: int
     normalization: Normalization
+    residual: bool = False
+
+    @property
+    def type(self) -> TensorType:
+        """The integers that it gives.
+
+        Raises:
+            GraphError: The zero point is none of a tensor of this kind and width.
+        """
+        kind = Kind.RESIDUAL if self.residual else Kind.CODES
+        return TensorType(kind, self.bits, self.zero_point)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -275,6 +289,8 @@ class Clamp(UnaryNode):
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Logits(UnaryNode):
     """The network's result: ``acc + offset``; multiplied by ``scale`` they are the real logits.
+
+    Where the host computes the classifier, they are the real features that it reads.
 
     Parameters:
         offset: int64 array of shape (C,), 32-bit values.

@@ -23,4 +23,4 @@ def identity_permutations(graph: Graph) -> tuple[Graph, bool]:
             changed |= not np.array_equal(node.permutation, identity)
             node = dataclasses.replace(node, permutation=identity)
         nodes.append(node)
-    return Graph(nodes, dict(graph.metadata)), changed
+    return Graph(nodes, dict(graph.metadata), graph.host), changed
