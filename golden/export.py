@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from palquant.errors import ModelError, RangeError, UnsupportedLayerError
 from palquant.golden.convolution import ParallelConvolution, WideConvolution
 from palquant.golden.fixed_point import Requantization, ResidualStream
+from palquant.golden.hosted import ResidualInput
 from palquant.golden.layers import (
     BatchNormAffine,
     ChannelPermutation,
@@ -221,6 +222,16 @@ class _Exporter:
         high = low + (1 << module.bits) - 1
         return _Whole(self._append(node), step, low, high, -float(module.zero_point))
 
+    def residual_input(self, path: str, module: ResidualInput, _: _Image) -> _Real:
+        channels = module.shape[0]
+        norm = ir.Normalization((0.0,) * channels, (1.0,) * channels, module.stream.step)
+        node = ir.Input(
+            name=path, shape=ir.Shape(*module.shape), bits=module.stream.bits, zero_point=0,
+            normalization=norm, residual=True,
+        )  # fmt: skip
+        self._append(node)
+        return self._residual(path, module.stream)
+
     def wide_convolution(self, path: str, module: WideConvolution, x: _Whole) -> _Whole:
         codes = module.quantize_weight.to_int(module.weight)
         sums = self._convolution(
@@ -344,6 +355,7 @@ class _Exporter:
 #: Layer -> kinds of value that it takes, None for any single one, and how it is exported.
 _HANDLERS: dict[type[nn.Module], tuple[list[type] | None, Callable[..., _Value]]] = {
     InputQuantizer: ([_Image], _Exporter.input),
+    ResidualInput: ([_Image], _Exporter.residual_input),
     WideConvolution: ([_Whole], _Exporter.wide_convolution),
     ParallelConvolution: ([_Real], _Exporter.parallel_convolution),
     BatchNormAffine: ([_Whole], _Exporter.batch_norm),
