@@ -9,15 +9,33 @@ from typing import Any
 from palquant.errors import ConfigurationError
 
 
-def option(default: Any, text: str, allowed: tuple[int, ...] = ()) -> Any:
-    """A dataclass field with a default, a line of help, and the values allowed if these are few."""
-    return field(default=default, metadata={"help": text, "allowed": allowed})
+def option(default: Any, text: str, allowed: tuple[Any, ...] = (), *, exposed: bool = True) -> Any:
+    """A dataclass field with a default, a line of help, and the values allowed if these are few.
+
+    ``exposed`` tells whether it is a command-line option, or follows from other ones.
+    """
+    metadata = {"help": text, "allowed": allowed, "exposed": exposed}
+    return field(default=default, metadata=metadata)
 
 
 def words(name: str) -> str:
     """A field's name as messages have it, which is that of the command-line option as well."""
     return name.replace("_", " ")
 
+
+#: What a training learns from: handwritten digits, or folders of image files.
+DATASETS = ("digits", "folder")
+#: Stems by name: kernel, stride, and whether a 3x3 max-pool of stride 2 follows.
+STEMS = {"3x3": (3, 1, False), "7x7": (7, 2, True)}
+#: Networks to train: three stages of one basic block, or one of ``models.ARCHITECTURES``.
+NETWORKS = ("small", "resnet18", "resnet34", "resnet50", "vgg16")
+#: How training images of folders are cut out.
+CROPS = ("resized", "padded")
+#: Arithmetic of the low-precision convolutions in training.
+PRECISIONS = ("off", "auto", "bfloat16", "float16")
+#: Mean and standard deviation of ImageNet's pixels.
+PHOTO_MEAN = (0.485, 0.456, 0.406)
+PHOTO_STD = (0.229, 0.224, 0.225)
 
 #: Kinds of blocks.
 BLOCKS = ("basic", "bottleneck", "plain")
@@ -151,20 +169,62 @@ class TrainConfig:
     )
     stem_bits: int = option(8, "Width of the stem's weights: 2, 4 or 8.", (2, 4, 8))
     classifier_bits: int = option(8, "Width of the classifier's weights: 2, 4 or 8.", (2, 4, 8))
+    architecture: str = option(
+        "small",
+        f"The network: {', '.join(NETWORKS)}; small is three stages of one block.",
+        NETWORKS,
+    )
+    stem: str = option(
+        "3x3", "Stem: 3x3 of stride 1, or 7x7 of stride 2 and a max-pool.", tuple(STEMS)
+    )
+    dataset: str = option("digits", "What it learns from.", DATASETS, exposed=False)
+    image_size: int = option(8, "Height and width of the network's images.")
+    classes: int = option(10, "Number of classes.", exposed=False)
     epochs: int = option(30, "Passes over the training images.")
-    batch_size: int = option(64, "Images per step; an incomplete last batch is left out.")
+    batch_size: int = option(
+        64, "Images per step, over all processes; an incomplete last batch is left out."
+    )
     learning_rate: float = option(0.1, "First learning rate of SGD; follows half a cosine to 0.")
     momentum: float = option(0.9, "Momentum of SGD.")
     weight_decay: float = option(1e-4, "Weight decay of SGD.")
     quantizer_learning_rate: float = option(
         1e-4, "First learning rate of Adam, for quantiser parameters."
     )
-    augment: bool = option(True, "Whether training images are moved by up to one pixel.")
+    augment: bool = option(
+        True,
+        "Whether training images are changed at random: digits move by up to one pixel, images of "
+        "folders are cropped and mirrored.",
+    )
+    crop: str = option(
+        "resized",
+        "How images of folders are cropped: a random part, resized; or padded by an eighth and "
+        "cut.",
+        CROPS,
+    )
+    crop_scale: float = option(0.08, "Smallest share of an image that a resized crop keeps.")
+    amp: str = option(
+        "off",
+        "Mixed precision of the low-precision convolutions in training: off, auto (on CUDA, what "
+        "it does best), bfloat16, float16.",
+        PRECISIONS,
+    )
+    gradient_scaling: float = option(
+        0.0, "Factor of element-wise gradient scaling (EWGS) in quantisers; 0 is straight-through."
+    )
+    learned_thresholds: bool = option(
+        False, "Whether the steps of activation quantisers are learned one by one (N2UQ)."
+    )
+    per_channel: bool = option(
+        False, "Whether each output channel has its own weight range and output scale."
+    )
+    distillation: float = option(0.5, "Share of the teacher in the loss, where there is one.")
+    temperature: float = option(4.0, "Divides the logits of teacher and student.")
     seed: int = option(0, "Seeds weights, order and augmentation.")
-    split_seed: int = option(0, "Chooses the held-out fifth.")
+    split_seed: int = option(0, "Chooses the held-out fifth of the digits.")
     threads: int = option(
         1,
-        "Threads that PyTorch uses; results are the same for the same number. One is fastest here.",
+        "Threads that PyTorch uses; results are the same for the same number. One is fastest for "
+        "the digits.",
     )
 
     def __post_init__(self) -> None:
@@ -174,21 +234,54 @@ class TrainConfig:
                 choices = ", ".join(map(str, allowed))
                 raise ConfigurationError(f"{words(item.name)} must be one of {choices}, not "
                                          f"{value}")  # fmt: skip
-        for name in ("base_width", "groups", "epochs", "batch_size", "threads"):
+        for name in (
+            "base_width", "groups", "image_size", "classes", "epochs", "batch_size", "threads"
+        ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{words(name)} must be a positive integer, not "
                                          f"{getattr(self, name)}")  # fmt: skip
-        for name in ("learning_rate", "momentum", "weight_decay", "quantizer_learning_rate"):
+        for name in (
+            "learning_rate", "momentum", "weight_decay", "quantizer_learning_rate",
+            "gradient_scaling",
+        ):  # fmt: skip
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ConfigurationError(f"{words(name)} must be a number of at least 0, not "
                                          f"{value}")  # fmt: skip
+        for name, largest in (("crop_scale", 1.0), ("distillation", 1.0), ("temperature", 100.0)):
+            value = getattr(self, name)
+            if not 0 < value <= largest:
+                raise ConfigurationError(f"{words(name)} must be above 0 and at most {largest:g}, "
+                                         f"not {value}")  # fmt: skip
         if self.seed < 0 or self.split_seed < 0:
             raise ConfigurationError("seeds must be at least 0, not "
                                      f"{min(self.seed, self.split_seed)}")  # fmt: skip
+        if self.dataset == "digits" and (self.image_size, self.classes) != (8, 10):
+            raise ConfigurationError("the digits are images of 8 pixels in 10 classes, not of "
+                                     f"{self.image_size} in {self.classes}")  # fmt: skip
 
     @property
     def network(self) -> NetworkConfig:
         """The network to train."""
         shared = {item.name for item in fields(NetworkConfig)} & set(asdict(self))
-        return NetworkConfig(**{name: getattr(self, name) for name in shared})
+        changes: dict[str, Any] = {name: getattr(self, name) for name in shared}
+        stem = ("stem_kernel", "stem_stride", "stem_pool")
+        changes |= dict(zip(stem, STEMS[self.stem], strict=True))
+        images = ("image", "mean", "std")
+        if self.dataset == "folder":
+            shape = (3, self.image_size, self.image_size)
+            changes |= dict(zip(images, (shape, PHOTO_MEAN, PHOTO_STD), strict=True))
+        else:
+            changes |= {name: getattr(NetworkConfig, name) for name in images}
+        if self.architecture == "small":
+            return NetworkConfig(**changes)
+        # Only here: networks need PyTorch, and configurations are read without it.
+        from palquant.golden.models import ARCHITECTURES
+
+        return ARCHITECTURES[self.architecture](**changes)
+
+    @property
+    def name(self) -> str:
+        """Short description, such as ``w16-g2-w2a2`` or ``resnet18-w64-g2-w2a2``."""
+        prefix = "" if self.architecture == "small" else f"{self.architecture}-"
+        return prefix + self.network.name

@@ -6,6 +6,7 @@ normalisation come after it (numerics, section 5).
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypedDict, Unpack
 
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from palquant.errors import ConfigurationError
+from palquant.golden.distributed import mean
 from palquant.golden.quantize import (
     ActivationQuantizer,
     Integers,
@@ -46,9 +48,14 @@ def convolve(
         largest = float(values.detach().abs().max() * taps.max())
         if largest >= EXACT_FLOAT32:
             values, levels = values.double(), levels.double()
-    # NNPACK may take a Winograd or Fourier transform, whose fractions are not exact.
-    with torch.backends.nnpack.flags(enabled=False):
+    # NNPACK and cuDNN may take a Winograd or Fourier transform, whose fractions are not exact.
+    with torch.backends.nnpack.flags(enabled=False), _without_cudnn(exact and values.is_cuda):
         return F.conv2d(values, levels, None, stride, padding, 1, groups)
+
+
+def _without_cudnn(wanted: bool) -> AbstractContextManager[object]:
+    """A block in which convolutions are matrix products of the very operands, if ``wanted``."""
+    return torch.backends.cudnn.flags(enabled=False) if wanted else nullcontext()
 
 
 class Window(TypedDict, total=False):
@@ -101,9 +108,19 @@ class _Convolution(nn.Module):
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
 
     def _convolve(self, values: Tensor, levels: Tensor) -> Tensor:
-        return convolve(
-            values, levels, self.stride, self.padding, self.groups, exact=not self.training
-        )
+        device = values.device.type
+        with torch.autocast(device, enabled=self._mixed(device)):
+            return convolve(
+                values, levels, self.stride, self.padding, self.groups, exact=not self.training
+            )
+
+    def _mixed(self, device: str) -> bool:
+        """Whether training may use the 16-bit type of a surrounding ``torch.autocast``.
+
+        Codes and levels are exact in it, sums and gradients are rounded to it. Not those of 8-bit
+        codes, which are stem and classifier: PalQuant keeps these in full precision.
+        """
+        return False
 
     def extra_repr(self) -> str:
         """Geometry, for ``print(model)``."""
@@ -126,6 +143,11 @@ class ParallelConvolution(_Convolution):
         weight_bits: Width of a weight, 1 to 8.
         activation_bits: Width of an activation, 1 to 4.
         window: Stride, padding and groups; padding is codes of 0.
+
+    Attributes:
+        quantize: Activation quantiser.
+        quantize_weight: Weight quantiser.
+        output_scale: s, shape (), or (O,) if each output channel has its own.
     """
 
     initialised: Tensor
@@ -148,8 +170,9 @@ class ParallelConvolution(_Convolution):
 
     @property
     def step(self) -> Tensor:
-        """Real value of one unit of the accumulator, shape ()."""
-        return self.output_scale.abs() / (self.quantize.steps * self.quantize_weight.steps)
+        """Real value of one unit of the accumulator, shape () or (1, O, 1, 1)."""
+        step = self.output_scale.abs() / (self.quantize.steps * self.quantize_weight.steps)
+        return step.reshape(1, -1, 1, 1) if step.dim() else step
 
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:
@@ -157,10 +180,22 @@ class ParallelConvolution(_Convolution):
         self.quantize.initialise(x)
         self.quantize_weight.initialise(self.weight)
         self.output_scale.fill_(1)
-        wanted = self._convolve(x, self.weight).abs().mean()
-        found = (self._convolve(*self._operands(x)) * self.step).abs().mean()
+        with torch.autocast(x.device.type, enabled=False):
+            wanted = self._magnitude(self._convolve(x, self.weight))
+            found = self._magnitude(self._convolve(*self._operands(x)) * self.step)
         self.output_scale.copy_(torch.where(found > 0, wanted / found, 1.0))
         self.initialised.fill_(True)
+
+    def _magnitude(self, sums: Tensor) -> Tensor:
+        """Mean magnitude over the whole batch, of the shape of the output scale."""
+        return mean(sums.abs(), (0, 2, 3) if self.output_scale.dim() else None)
+
+    def _mixed(self, device: str) -> bool:
+        if not (self.training and torch.is_autocast_enabled(device)):
+            return False
+        largest = self.weight[0].numel() * self.quantize.steps * self.quantize_weight.steps
+        precision = torch.get_autocast_dtype(device)
+        return largest <= torch.finfo(precision).max
 
     def _operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.quantize(x).to(self.weight.dtype), self.quantize_weight(self.weight)
@@ -169,7 +204,10 @@ class ParallelConvolution(_Convolution):
         """Accumulators of real-valued activations (N, C, H, W)."""
         if self.training and not self.initialised:
             self.initialise(x)
-        return Integers(self._convolve(*self._operands(x)), self.step)
+        sums = self._convolve(*self._operands(x))
+        if self.training:
+            sums = sums.to(self.weight.dtype)  # after 16 bits, if these were used
+        return Integers(sums, self.step)
 
 
 class WideConvolution(_Convolution):

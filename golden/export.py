@@ -121,7 +121,7 @@ class _Exporter:
         self.nodes: list[ir.Node] = []
         self.called: set[str] = set()
         self.steps: dict[str, float] = {}
-        self.quantizers: dict[str, dict[str, float | int]] = {}
+        self.quantizers: dict[str, dict[str, Any]] = {}
 
     def graph(self, metadata: dict[str, Any]) -> ir.Graph:
         """Trace, convert every call, check."""
@@ -243,7 +243,7 @@ class _Exporter:
         quantize, weights = module.quantize, module.quantize_weight
         if not module.initialised:
             raise ModelError("was never initialised: train or calibrate the network first")
-        if quantize.lower == quantize.upper or weights.lower == weights.upper:
+        if (quantize.lower == quantize.upper).any() or (weights.lower == weights.upper).any():
             raise ModelError("a quantiser's range is empty")
         thresholds, negate = bisect_thresholds(
             lambda v: quantize(x.function(v)), x.low, x.high, quantize.steps
@@ -257,9 +257,9 @@ class _Exporter:
             "activation_lower": float(quantize.lower),
             "activation_upper": float(quantize.upper),
             "weight_bits": weights.bits,
-            "weight_lower": float(weights.lower),
-            "weight_upper": float(weights.upper),
-            "output_scale": float(module.output_scale),
+            "weight_lower": _numbers(weights.lower),
+            "weight_upper": _numbers(weights.upper),
+            "output_scale": _numbers(module.output_scale),
         }
         limits = (torch.tensor([0]), torch.tensor([quantize.steps]))
         codes = weights.to_int(module.weight)
@@ -368,6 +368,11 @@ _HANDLERS: dict[type[nn.Module], tuple[list[type] | None, Callable[..., _Value]]
     Logits: ([_Whole], _Exporter.logits),
     nn.Identity: (None, _Exporter.identity),
 }
+
+
+def _numbers(parameter: Tensor) -> Any:
+    """A parameter as plain numbers: one, or a list where every channel has its own."""
+    return parameter.squeeze().tolist()
 
 
 def _name(target: object) -> str:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from palquant.errors import ConfigurationError, ModelError, RangeError
+from palquant.golden.distributed import largest
 from palquant.golden.quantize import straight_through
 
 #: Widths of the requantization's operands (numerics, section 4.1).
@@ -128,7 +129,7 @@ class PeakObserver(nn.Module):
             if not peak.isfinite():
                 raise ModelError(f"an activation that {type(self).__name__} reads is NaN or "
                                  "infinite")  # fmt: skip
-            self.peak.copy_(torch.maximum(self.peak * self.decay, peak))
+            self.peak.copy_(torch.maximum(self.peak * self.decay, largest(peak)))
 
     def observed(self) -> float:
         """The peak.

@@ -17,7 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from palquant.errors import ConfigurationError
+from palquant.golden.batch_norm import synchronised_batch_norm
 from palquant.golden.convolution import ParallelConvolution
+from palquant.golden.distributed import process_count
 from palquant.golden.fixed_point import (
     PeakObserver,
     Requantization,
@@ -73,10 +75,7 @@ class BatchNormAffine(nn.Module):
     def forward(self, x: Integers) -> Tensor:
         """Normalised real values of an accumulator, (N, C, H, W); float64 in eval mode."""
         if self.training:
-            y = F.batch_norm(
-                x.values * x.step, self.running_mean, self.running_var,
-                self.weight, self.bias, True, self.momentum, self.eps,
-            )  # fmt: skip
+            y = self._batch_norm(x.values * x.step)
             if self.stream is None:
                 return y
             self.stream.observe(y)
@@ -86,6 +85,13 @@ class BatchNormAffine(nn.Module):
         if self.stream.observing:
             self.stream.observe(self.normalise(x))
         return self.requantization(x.step, x.correction)(x.values) * self.stream.step
+
+    def _batch_norm(self, x: Tensor) -> Tensor:
+        """Normalised by the statistics of the batch, over all processes that train together."""
+        statistics, parameters = (self.running_mean, self.running_var), (self.weight, self.bias)
+        if process_count() > 1:
+            return synchronised_batch_norm(x, *statistics, *parameters, self.momentum, self.eps)
+        return F.batch_norm(x, *statistics, *parameters, True, self.momentum, self.eps)
 
     def _gain(self) -> Tensor:
         return self.weight.double() / torch.sqrt(self.running_var.double() + self.eps)

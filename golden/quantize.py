@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from palquant.errors import ConfigurationError
+from palquant.golden.distributed import smallest, standard_deviation
 
 
 class Integers(NamedTuple):
@@ -57,25 +58,61 @@ class _QuantizeRange(torch.autograd.Function):
     """``round(clamp((x - lower) / (upper - lower), 0, 1) * steps)``, straight through the rounding.
 
     The same as autograd's own result with a straight-through rounding, in a third of the passes
-    over memory.
+    over memory. The range is of shape () or (O, 1, 1, 1). With a ``scaling`` other than 0, the
+    gradient through the rounding is scaled element by element (see :func:`scale_gradient`).
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, lower: Tensor, upper: Tensor, steps: int) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, lower: Tensor, upper: Tensor, steps: int, scaling: float
+    ) -> Tensor:
         width = upper - lower
         unit = (x - lower).div_(width)
         inside = (unit >= 0) & (unit <= 1)
         unit.clamp_(0, 1)
         ctx.save_for_backward(unit, inside, width)
         ctx.steps = steps
+        ctx.scaling = scaling
         return (unit * steps).round_()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         unit, inside, width = ctx.saved_tensors
-        gradient = (gradients[0] * inside).mul_(ctx.steps / width)
+        incoming = gradients[0]
+        if ctx.scaling:
+            incoming = scale_gradient(incoming, unit, ctx.steps, ctx.scaling)
+        gradient = (incoming * inside).mul_(ctx.steps / width)
+        if width.dim():
+            upward = (gradient * unit).sum(_WITHIN_CHANNEL, keepdim=True)
+            return (
+                gradient,
+                upward - gradient.sum(_WITHIN_CHANNEL, keepdim=True),
+                -upward,
+                None,
+                None,
+            )
         upward = torch.dot(gradient.flatten(), unit.flatten())
-        return gradient, upward - gradient.sum(), -upward, None
+        return gradient, upward - gradient.sum(), -upward, None, None
+
+
+#: Axes of a weight (O, I / groups, KH, KW) other than its output channels.
+_WITHIN_CHANNEL = (1, 2, 3)
+
+
+def scale_gradient(gradient: Tensor, unit: Tensor, steps: int, scaling: float) -> Tensor:
+    """Element-wise gradient scaling: ``g * (1 + scaling * sign(g) * (u - u'))``.
+
+    u' is the level that u was rounded to, ``round(u * steps) / steps``.
+    Source: Lee et al., "Network Quantization with Element-wise Gradient Scaling", CVPR 2021.
+
+    Parameters:
+        gradient: Gradient of the rounded value, any shape.
+        unit: What was rounded, in 0..1, of the same shape.
+        steps: Number of steps between 0 and 1.
+        scaling: Factor, at least 0.
+    """
+    error = unit - (unit * steps).round_().div_(steps)
+    return gradient * error.mul_(gradient.sign()).mul_(scaling).add_(1)
 
 
 class RangeQuantizer(nn.Module):
@@ -84,19 +121,24 @@ class RangeQuantizer(nn.Module):
     Parameters:
         bits: Width of a code.
         limit: Largest width that the arithmetic behind it supports.
+        channels: Number of ranges, for tensors (O, ...) with one for each; None for one shared.
 
     Raises:
         ConfigurationError: ``bits`` is not in 1..``limit``.
     """
 
-    def __init__(self, bits: int, limit: int) -> None:
+    #: Factor of element-wise gradient scaling; 0 is the plain straight-through estimator.
+    gradient_scaling = 0.0
+
+    def __init__(self, bits: int, limit: int, channels: int | None = None) -> None:
         super().__init__()
         if not 1 <= bits <= limit:
             raise ConfigurationError(f"{type(self).__name__} of {bits} bits (supported: 1 to "
                                      f"{limit})")  # fmt: skip
         self.bits = bits
-        self.lower = nn.Parameter(torch.tensor(0.0))
-        self.upper = nn.Parameter(torch.tensor(1.0))
+        shape = () if channels is None else (channels, 1, 1, 1)
+        self.lower = nn.Parameter(torch.zeros(shape))
+        self.upper = nn.Parameter(torch.ones(shape))
 
     @property
     def steps(self) -> int:
@@ -107,7 +149,9 @@ class RangeQuantizer(nn.Module):
         """``round(clamp((x - lower) / (upper - lower), 0, 1) * steps)``, in the type of x."""
         lower, upper = self.lower.to(x.dtype), self.upper.to(x.dtype)
         codes: Tensor
-        codes = _QuantizeRange.apply(x, lower, upper, self.steps)  # type: ignore[no-untyped-call]
+        codes = _QuantizeRange.apply(  # type: ignore[no-untyped-call]
+            x, lower, upper, self.steps, self.gradient_scaling
+        )
         return codes
 
     def extra_repr(self) -> str:
@@ -131,8 +175,8 @@ class ActivationQuantizer(RangeQuantizer):
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:
         """Published initialisation from one batch: min(x) and 3 std(x) / sqrt(1 - 2 / pi)."""
-        self.lower.copy_(x.min())
-        self.upper.copy_(3 * x.std() / math.sqrt(1 - 2 / math.pi))
+        self.lower.copy_(smallest(x.min()))
+        self.upper.copy_(3 * standard_deviation(x) / math.sqrt(1 - 2 / math.pi))
 
     def forward(self, x: Tensor) -> Tensor:
         """Codes of the real values ``x``, in the type of ``x``, any shape."""
@@ -148,10 +192,11 @@ class WeightQuantizer(RangeQuantizer):
 
     Parameters:
         bits: Width of a code, 1 to 8.
+        channels: Number of output channels, if each has its own range.
     """
 
-    def __init__(self, bits: int) -> None:
-        super().__init__(bits, 8)
+    def __init__(self, bits: int, channels: int | None = None) -> None:
+        super().__init__(bits, 8, channels)
 
     #: Factor of the code in the level.
     alpha = 2
@@ -164,7 +209,12 @@ class WeightQuantizer(RangeQuantizer):
     @torch.no_grad()
     def initialise(self, weight: Tensor) -> None:
         """Published initialisation: plus and minus three standard deviations."""
-        self.upper.copy_(3 * weight.std())
+        if self.upper.dim():
+            deviation = weight.std(_WITHIN_CHANNEL, keepdim=True)
+            # A channel of one weight, or of equal ones, has no deviation of its own.
+            self.upper.copy_(3 * torch.where(deviation > 0, deviation, weight.abs().mean()))
+        else:
+            self.upper.copy_(3 * weight.std())
         self.lower.copy_(-self.upper)
 
     def forward(self, weight: Tensor) -> Tensor:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
 from palquant import __version__, commands, guard
 from palquant.golden.config import TrainConfig
+from palquant.golden.recipe import folder_defaults
+from palquant.golden.settings import BAD_IMAGES, DEVICES, RunSettings
 from palquant.hw.config import PRESETS
 
 #: Names of the benchmarks, ``bench.BENCHMARKS``.
@@ -25,6 +27,14 @@ a first run:
 
 exit status: 0 success; 1 a mistake in the input, or a mismatch; 2 wrong options; 130 interrupted
 """
+TRAIN_EXAMPLES = """\
+palquant train --groups 2 --weight-bits 2 --activation-bits 2 -o build/digits
+  palquant train --data imagenet --architecture resnet18 --groups 2 -o build/resnet18 --workers 16
+  palquant train --data cifar10 --image-size 32 --architecture resnet18 -o build/cifar10
+  palquant train --per-channel --learned-thresholds --gradient-scaling 0.001 -o build/improved
+  palquant train --teacher build/wide/checkpoint.pt --distillation 0.5 -o build/student
+several GPUs:
+  torchrun --nproc-per-node 8 -m palquant.cli train --data imagenet -o build/resnet18 --amp auto"""
 
 
 def _add(
@@ -102,22 +112,68 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="go on after the last full epoch of an interrupted training (default: start anew)",
     )
-    parser.add_argument("--quiet", action="store_true", help="draw no progress bar")
+    parser.add_argument("--quiet", action="store_true", help="draw no progress bars")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="folder with train/CLASS/* and val/CLASS/* image files (default: the digits)",
+    )
+    parser.add_argument(
+        "--teacher",
+        type=Path,
+        metavar="FILE",
+        help="checkpoint.pt of a network to learn from as well (default: none)",
+    )
+    settings = RunSettings()
+    parser.add_argument(
+        "--device",
+        choices=DEVICES,
+        default=settings.device,
+        help=f"where to train; auto is a GPU if there is one, and the CPU for the digits (default: {settings.device})",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=settings.workers,
+        metavar="N",
+        help="processes that decode images, for each training process; 0 decodes in itself "
+        f"(default: {settings.workers})",
+    )
+    parser.add_argument(
+        "--bad-images",
+        choices=BAD_IMAGES,
+        default=settings.bad_images,
+        help="what to do with a file that is missing or unreadable: end, or name and count it and "
+        f"take the next one (default: {settings.bad_images})",
+    )
+    parser.add_argument(
+        "--held-out",
+        type=int,
+        default=settings.held_out,
+        metavar="N",
+        help="held-out images of a folder that are written beside the model, and on which it is "
+        f"verified; of the digits it is all (default: {settings.held_out})",
+    )
+    parser.add_argument(
+        "--tensorboard", action="store_true", help="write event files for TensorBoard as well"
+    )
     for item in fields(TrainConfig):
-        flag = "--" + item.name.replace("_", "-")
-        help_text = f"{item.metadata['help']} Default: {item.default}."
-        if isinstance(item.default, bool):
-            parser.add_argument(
-                flag, action=argparse.BooleanOptionalAction, default=item.default, help=help_text
-            )
-        else:
-            parser.add_argument(
-                flag,
-                type=type(item.default),
-                default=item.default,
-                metavar="X" if isinstance(item.default, float) else "N",
-                help=help_text,
-            )
+        if item.metadata["exposed"]:
+            _train_option(parser, item)
+
+
+def _train_option(parser: argparse.ArgumentParser, item: Field[Any]) -> None:
+    """The option of one field of the configuration; None where it is not given."""
+    flag = "--" + item.name.replace("_", "-")
+    other = folder_defaults(0, {}).get(item.name, item.default)
+    with_data = "" if other == item.default else f" ({other} with --data)"
+    help_text = f"{item.metadata['help']} Default: {item.default}{with_data}."
+    if isinstance(item.default, bool):
+        parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=help_text)
+    else:
+        metavar = {str: "NAME", float: "X", int: "N"}[type(item.default)]
+        parser.add_argument(flag, type=type(item.default), metavar=metavar, help=help_text)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -135,8 +191,8 @@ def build_parser() -> argparse.ArgumentParser:
         sub,
         "train",
         commands.train,
-        "train a network on handwritten digits",
-        "palquant train --groups 2 --weight-bits 2 --activation-bits 2 -o build/digits",
+        "train a network on handwritten digits, or on a folder of images",
+        TRAIN_EXAMPLES,
     )
     _train_options(train)
 
@@ -223,7 +279,7 @@ def build_parser() -> argparse.ArgumentParser:
         "bench",
         commands.bench,
         "measure whole networks in RTL",
-        "palquant bench resnet18 --json build/bench/resnet18.json",
+        "palquant bench resnet18 --json build/bench/resnet18.json --plot build/bench/resnet18.svg",
     )
     bench.add_argument(
         "benchmark",
@@ -248,6 +304,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     bench.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of weights and images (default: 0)"
+    )
+    bench.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw the results: FILE.svg, .png or .pdf"
     )
     bench.add_argument(
         "--fresh", action="store_true", help="measure again what was measured before"

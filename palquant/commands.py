@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from argparse import Namespace
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -23,28 +24,44 @@ LATENCY = 50
 
 
 def train(options: Namespace) -> Report:
-    """Train on digits and write model, metrics and checkpoint."""
+    """Train on digits or a folder of images and write model, metrics and checkpoint."""
     from palquant.golden.config import TrainConfig
+    from palquant.golden.image_folder import class_names
+    from palquant.golden.recipe import folder_config
+    from palquant.golden.settings import RunSettings, launched_rank
     from palquant.golden.train import CHECKPOINT_FILE
     from palquant.golden.train import train as run_training
 
-    config = TrainConfig(**{item.name: getattr(options, item.name) for item in fields(TrainConfig)})
+    named = {item.name: getattr(options, item.name, None) for item in fields(TrainConfig)}
+    given = {name: value for name, value in named.items() if value is not None}
+    settings = RunSettings(**{item.name: getattr(options, item.name)
+                              for item in fields(RunSettings)})  # fmt: skip
+    if options.data is None:
+        config = TrainConfig(**given)
+    else:
+        config = folder_config(len(class_names(options.data)), **given)
     checkpoint = options.output / CHECKPOINT_FILE
     before = _modified(checkpoint)
-    if before and not options.resume:
+    if before and not options.resume and launched_rank() == 0:
         note(f"{checkpoint} exists; training starts anew, --resume would go on from it")
     try:
         result = run_training(
-            config, options.output, resume=options.resume, progress=not options.quiet
+            config,
+            options.output,
+            settings=settings,
+            resume=options.resume,
+            progress=not options.quiet,
         )
     except KeyboardInterrupt:
         if options.resume or _modified(checkpoint) != before:
             raise KeyboardInterrupt("the same command with --resume goes on") from None
         raise
-    print(f"{config.network.name}: held-out top-1 {result.top1:.4f}")
+    if not result.writer:
+        sys.exit(0)  # one of several training processes; the first one reports
+    print(f"{config.name}: held-out top-1 {result.top1:.4f}")
     print(f"model      {result.model}\nmetrics    {result.metrics}\ncheckpoint {result.checkpoint}")
     print(f"images     {result.images}\nlabels     {result.labels}")
-    return {"name": config.network.name, "top1": result.top1, "model": str(result.model)}
+    return {"name": config.name, "top1": result.top1, "model": str(result.model)}
 
 
 def _modified(path: Path) -> int | None:

@@ -135,7 +135,7 @@ def test_a_training_over_another_one_and_its_end_are_told(workspace, tmp_path, m
     assert capsys.readouterr().err == hint
     assert main([*command, "--resume"]) == 130
     assert capsys.readouterr().err == hint
-    monkeypatch.setattr("palquant.golden.train._Run", interrupted)
+    monkeypatch.setattr("palquant.golden.train.TrainingRun", interrupted)
     assert main([*TRAIN, "-o", str(tmp_path / "none")]) == 130  # nothing to resume
     assert capsys.readouterr().err == "palquant: interrupted\n"
 

@@ -8,13 +8,15 @@ import pytest
 import torch
 
 from palquant.errors import ConfigurationError, ModelError, OutputError
-from palquant.golden import train as training
+from palquant.golden import training_run
 from palquant.golden.checkpoint import load_checkpoint, save_checkpoint
 from palquant.golden.config import NetworkConfig, TrainConfig
 from palquant.golden.data import load_digits_split
+from palquant.golden.distill import ENTRIES
+from palquant.golden.improvements import split_parameters
 from palquant.golden.models import ResidualNetwork
 from palquant.golden.reference import predict, run
-from palquant.golden.train import split_parameters, train
+from palquant.golden.train import train
 from palquant.sw.model import load_model
 from palquant.sw.normalize import to_codes
 
@@ -61,7 +63,7 @@ def test_the_held_out_images_lie_beside_the_model(result):
 def interrupt_after(monkeypatch, epochs):
     """Raise at the end of an epoch, before its checkpoint is written."""
     calls = []
-    original = training.evaluate
+    original = training_run.evaluate
 
     def evaluate(*arguments):
         calls.append(1)
@@ -69,7 +71,7 @@ def interrupt_after(monkeypatch, epochs):
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(training, "evaluate", evaluate)
+    monkeypatch.setattr(training_run, "evaluate", evaluate)
 
 
 def test_resumed_equals_uninterrupted(result, tmp_path, monkeypatch):
@@ -82,8 +84,7 @@ def test_resumed_equals_uninterrupted(result, tmp_path, monkeypatch):
     torch.manual_seed(99)  # the global generator plays no part
     resumed = train(SHORT, tmp_path, resume=True, progress=False)
     assert resumed.history == result.history
-    entries = ("config", "epoch", "history", "model", "sgd", "adam")
-    first, second = (load_checkpoint(r.checkpoint, *entries) for r in (result, resumed))
+    first, second = (load_checkpoint(r.checkpoint, *ENTRIES) for r in (result, resumed))
     assert first["epoch"] == second["epoch"] == 3
     for name, value in first["model"].items():
         assert torch.equal(value, second["model"][name]), name
@@ -126,8 +127,7 @@ def test_resume_refuses_another_configuration(result):
     ],
 )  # fmt: skip
 def test_resume_refuses_checkpoints_that_do_not_fit(result, tmp_path, change, message):
-    entries = ("config", "epoch", "history", "model", "sgd", "adam")
-    content = load_checkpoint(result.checkpoint, *entries)
+    content = load_checkpoint(result.checkpoint, *ENTRIES)
     change(content)
     save_checkpoint(content, tmp_path / "checkpoint.pt")
     with pytest.raises(ModelError, match=rf"checkpoint\.pt: {message}"):
