@@ -29,7 +29,8 @@ run: $(STAMP) ## Train, compile, simulate the RTL and compare every value, end t
 
 bench: $(STAMP) ## Measure ResNet-18, the speed-up over 4 bits, and growth with the image
 	for name in resnet18 speedup growth; do \
-		$(BIN)/palquant bench $$name --json build/bench/$$name.json || exit 1; done
+		$(BIN)/palquant bench $$name --json build/bench/$$name.json \
+			--plot build/bench/$$name.svg || exit 1; done
 
 test: $(STAMP) ## Run all tests on two cores; ARGS="-k mac" runs some
 	$(BIN)/python -m pytest -n 2 $(ARGS)

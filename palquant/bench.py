@@ -210,5 +210,12 @@ BENCHMARKS: dict[str, Callable[[Namespace], Report]] = {
 
 
 def run(options: Namespace) -> Report:
-    """Run the benchmark that the options name."""
-    return BENCHMARKS[options.benchmark](options)
+    """Run the benchmark that the options name, and draw its report if they name a file for it."""
+    from palquant.plots import check_plot, draw  # matplotlib takes a second to load
+
+    if options.plot is not None:
+        check_plot(options.plot)
+    report = BENCHMARKS[options.benchmark](options)
+    if options.plot is not None:
+        draw(options.benchmark, report, options.plot)
+    return report

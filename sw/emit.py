@@ -82,7 +82,7 @@ class Emitter:
                 loads = self._tile_loads(member, group, tile, fresh_input)
                 fresh_input = False
                 steps = [step for part in parts for step in self._steps(member, tile, part)]
-                steps[0].loads = loads + steps[0].loads
+                steps[0].loads += loads
                 steps[-1].stores += self._tile_stores(member, group, tile, first, last)
                 self.steps += steps
 

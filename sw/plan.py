@@ -17,6 +17,9 @@ from palquant.sw.network import PlacedNetwork
 from palquant.sw.segments import Segment
 from palquant.sw.tile import OnChip, Tiling, input_rows
 
+#: Beats that a group's last tile may store; taller tiles are lowered if that costs nothing.
+MAX_TAIL_BEATS = 2048
+
 
 class Planner:
     """Forms groups of layers, in order, and allots their memory.
@@ -39,6 +42,11 @@ class Planner:
         Raises:
             CapacityError: The layer fits no tiling; names layer, memory, and the size it needs.
         """
+        group, tiling = self._form(first)
+        return group, self._lower(group, tiling)
+
+    def _form(self, first: int) -> tuple[Group, Tiling]:
+        """The layer ``first`` and those that join it, in tiles as tall as fit."""
         before = self.chip.state()
         group, tiling = self._longest(first, len(self.network.layers) - first)
         count = len(group.members)
@@ -123,7 +131,33 @@ class Planner:
         following = last == index + 1 and Member.of(self.network, last).row_local(layout.name)
         return following and self.chip.large(layout)
 
+    def _lower(self, group: Group, tiling: Tiling) -> Tiling:
+        """Lower tiles, where they move no more beats.
+
+        What the last tile stores leaves when the group's computation is over, and the next layer
+        may have to wait for it.
+        """
+        beats = self._beats(group, tiling)
+        while tiling.rows > 1 and self._stored_beats(group) * tiling.rows > MAX_TAIL_BEATS:
+            before = self.chip.state()
+            self.chip.release_buffers(tiling)
+            lower = self.chip.tile(group, -(-tiling.rows // 2))
+            if self._beats(group, lower) > beats:
+                self.chip.restore(before)
+                break
+            tiling = lower
+        return tiling
+
     # Cost
+
+    def _stored_beats(self, group: Group) -> int:
+        """Bus beats that a group stores for one row of results."""
+        return sum(
+            layout.row_beats
+            for member in group.members
+            for layout in member.writes
+            if self.chip.goes_to_dram(layout, group)
+        )
 
     def _beats_apart(self, first: int, count: int) -> int:
         """Bus beats of layers that are computed one after the other."""
@@ -150,9 +184,4 @@ class Planner:
                     last = min(first + tiling.rows, height)
                     _, low, high = input_rows(member.layer, first, last)
                     total += (last - first if number else high - low) * layout.row_beats
-            total += sum(
-                height * layout.row_beats
-                for layout in member.writes
-                if self.chip.goes_to_dram(layout, group)
-            )
-        return total
+        return total + height * self._stored_beats(group)

@@ -32,8 +32,10 @@ SMALL = ("--geometry", "tiny", "--size", "32", "--base-width", "4", "--quiet")
 
 def test_resnet18_reports_every_layer(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench, "REPLAYED_CYCLES", 2000)
-    path = tmp_path / "resnet18.json"
-    assert main(["bench", "resnet18", *SMALL, "--json", str(path)]) == 0
+    path, plot = tmp_path / "resnet18.json", tmp_path / "resnet18.svg"
+    assert main(["bench", "resnet18", *SMALL, "--json", str(path), "--plot", str(plot)]) == 0
+    text = plot.read_text()
+    assert all(name in text for name in ("stem.conv", "stage4.1.conv2", "dependency"))
     report = json.loads(path.read_text())
     assert set(report) >= RESNET_FIELDS
     assert report["mismatches"] == report["half_bus"]["mismatches"] == 0

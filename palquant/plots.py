@@ -1,0 +1,135 @@
+"""Pictures of benchmarks, as SVG, PNG or PDF."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from palquant.errors import InputError
+from palquant.files import write_bytes
+
+Report = dict[str, Any]
+
+#: Formats by the file name's suffix.
+FORMATS = ("svg", "png", "pdf")
+#: Colours that people with any colour vision can tell apart (Okabe and Ito).
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
+
+
+def layer_cycles(report: Report) -> Figure:
+    """Cycles of each layer: at work, and stalled by cause."""
+    layers = report["layers"]
+    causes = sorted({cause for layer in layers for cause in layer["stalls"]})
+    parts = {"array or pooling": [
+        layer["cycles"] - sum(layer["stalls"].values()) for layer in layers
+    ]}  # fmt: skip
+    parts |= {cause: [layer["stalls"].get(cause, 0) for layer in layers] for cause in causes}
+    figure = Figure(figsize=(9, 1 + 0.25 * len(layers)), layout="constrained")
+    axes = figure.subplots()
+    names = [layer["name"] for layer in layers]
+    left = [0] * len(layers)
+    for (label, cycles), color in zip(parts.items(), COLORS, strict=False):
+        axes.barh(names, cycles, left=left, label=label, color=color)
+        left = [a + b for a, b in zip(left, cycles, strict=True)]
+    # One long layer, the stem, would make slivers of all others: its bar is cut, not its number.
+    limit = 1.2 * sorted(left)[-2] if len(left) > 1 else 1.2 * left[0]
+    for place, cycles in enumerate(left):
+        label = f" {cycles:,}{' →' if cycles > limit else ''}"
+        end, side = (limit, "right") if cycles > 0.9 * limit else (cycles, "left")
+        axes.text(end, place, label, va="center", ha=side, fontsize="x-small",
+                  color="white" if cycles > limit else "black")  # fmt: skip
+    axes.set_xlim(0, limit)
+    axes.invert_yaxis()
+    axes.margins(y=0.01)
+    axes.set_xlabel("cycles")
+    axes.set_title(
+        f"{report['network']}, {report['size']}x{report['size']}, {report['geometry']}: "
+        f"utilization {report['utilization']:.1%}, quantised layers "
+        f"{report['quantized_utilization']:.1%}"
+    )
+    axes.legend(loc="lower right", fontsize="small")
+    return figure
+
+
+def speedups(report: Report) -> Figure:
+    """Speed-up over the 4-bit network: quantised layers, and the whole network for each stem."""
+    rows = report["rows"]
+    networks = list(dict.fromkeys(row["network"] for row in rows))
+    stems = list(dict.fromkeys(row["stem"] for row in rows))
+    found = {(row["network"], row["stem"]): row for row in rows}
+    series = {"quantised layers": [found[name, stems[0]]["speedup_quantized"] for name in networks]}
+    for stem in stems:
+        label = f"whole network, stem {stem}"
+        series[label] = [found[name, stem]["speedup_network"] for name in networks]
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(series)
+    for index, ((label, values), color) in enumerate(zip(series.items(), COLORS, strict=False)):
+        places = [place + (index + 0.5) * width - 0.4 for place in range(len(networks))]
+        bars = axes.bar(places, values, width, label=label, color=color)
+        axes.bar_label(bars, fmt="%.2f", fontsize="xx-small")
+    axes.axhline(1, color="black", linewidth=0.8)
+    axes.set_xticks(range(len(networks)), networks)
+    axes.set_ylabel(f"speed-up over {networks[0]}")
+    axes.set_title(f"{report['geometry']}, {report['size']}x{report['size']}, cycles of RTL")
+    axes.legend(fontsize="small")
+    return figure
+
+
+def growth(report: Report) -> Figure:
+    """Cycles and wall time for each multiply-accumulate, over the size of the image."""
+    rows = report["rows"]
+    sizes = [row["size"] for row in rows]
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for axes, field, label, color in (
+        (left, "cycles_per_kmac", "cycles for 1000 MACs", COLORS[0]),
+        (right, "simulation_ns_per_mac", "nanoseconds of simulation for a MAC", COLORS[1]),
+    ):
+        axes.plot(sizes, [row[field] for row in rows], marker="o", color=color)
+        axes.set_ylim(bottom=0)
+        axes.set_xticks(sizes)
+        axes.set_xlabel("height and width of the image")
+        axes.set_ylabel(label)
+    figure.suptitle(f"{rows[0]['network']} on {report['geometry']}")
+    return figure
+
+
+#: Benchmark -> the picture of its report.
+PLOTS: dict[str, Callable[[Report], Figure]] = {
+    "resnet18": layer_cycles,
+    "speedup": speedups,
+    "growth": growth,
+}
+
+
+def check_plot(path: Path) -> None:
+    """Refuse a file name that says no format, before anything is measured.
+
+    Raises:
+        InputError: The suffix is none of ``FORMATS``.
+    """
+    if path.suffix[1:] not in FORMATS:
+        raise InputError(f"{path}: cannot draw this format (supported: {', '.join(FORMATS)})")
+
+
+def draw(benchmark: str, report: Report, path: Path) -> None:
+    """Draw a benchmark's report to a file; the suffix says the format.
+
+    The same report gives the same bytes.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    stream = io.BytesIO()
+    kind = path.suffix[1:]
+    # Without a fixed salt, SVG names its elements at random; without a date, at no time.
+    with rc_context({"svg.hashsalt": "palquant", "font.size": 9}):
+        metadata = {"Date": None} if kind == "svg" else None
+        PLOTS[benchmark](report).savefig(stream, format=kind, metadata=metadata)
+    write_bytes(path, stream.getbuffer())
