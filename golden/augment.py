@@ -34,7 +34,7 @@ def resized_crop(
     width, height = image.size
     for _ in range(ATTEMPTS):
         area = width * height * rng.uniform(smallest, 1)
-        ratio = math.exp(rng.uniform(*map(math.log, RATIOS)))
+        ratio = math.exp(rng.uniform(math.log(RATIOS[0]), math.log(RATIOS[1])))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
             left = int(rng.integers(0, width - w + 1))

@@ -141,7 +141,8 @@ def mean(x: Tensor, axes: tuple[int, ...] | None = None) -> Tensor:
     sums = x.double().sum(axes)
     count = torch.full_like(sums, x.numel() / sums.numel())
     sums, count = total(torch.stack([sums, count]))
-    return (sums / count).to(x.dtype)
+    result: Tensor = sums / count
+    return result.to(x.dtype)
 
 
 def standard_deviation(x: Tensor) -> Tensor:
@@ -151,4 +152,5 @@ def standard_deviation(x: Tensor) -> Tensor:
     center = mean(x).double()
     squares = (x.double() - center).square().sum()
     squares, count = total(torch.stack([squares, torch.full_like(squares, x.numel())]))
-    return (squares / (count - 1)).sqrt().to(x.dtype)
+    variance: Tensor = squares / (count - 1)
+    return variance.sqrt().to(x.dtype)

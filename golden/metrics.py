@@ -38,18 +38,18 @@ class EventWriter:
         # Only here: importing it takes seconds.
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=epoch + 1)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder), purge_step=epoch + 1)
 
     def write(self, entry: Entry, others: dict[str, float]) -> None:
         """Add one epoch's metrics, and ``others`` that are not the same in every run."""
         for name, value in (entry | others).items():
             if name != "epoch":
-                self._writer.add_scalar(name, value, int(entry["epoch"]))  # type: ignore[no-untyped-call]
-        self._writer.flush()  # type: ignore[no-untyped-call]
+                self._writer.add_scalar(name, value, int(entry["epoch"]))
+        self._writer.flush()
 
     def close(self) -> None:
         """Write what is left."""
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 class Progress:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from palquant.errors import ConfigurationError
-from palquant.golden.distributed import smallest, standard_deviation
+from palquant.golden.distributed import process_count, smallest, standard_deviation, total
 
 
 class Integers(NamedTuple):
@@ -59,13 +59,16 @@ class _QuantizeRange(torch.autograd.Function):
 
     The same as autograd's own result with a straight-through rounding, in a third of the passes
     over memory. The range is of shape () or (O, 1, 1, 1). With a ``scaling`` other than 0, the
-    gradient through the rounding is scaled element by element (see :func:`scale_gradient`).
+    gradient through the rounding is scaled element by element (see :func:`scale_gradient`); where
+    x is ``replicated``, the same on all processes, that is the gradient of all of them, since the
+    scaling of a sum is not the sum of scalings.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, lower: Tensor, upper: Tensor, steps: int, scaling: float
-    ) -> Tensor:
+        ctx: Any, x: Tensor, lower: Tensor, upper: Tensor, steps: int, scaling: float,
+        replicated: bool,
+    ) -> Tensor:  # fmt: skip
         width = upper - lower
         unit = (x - lower).div_(width)
         inside = (unit >= 0) & (unit <= 1)
@@ -73,26 +76,24 @@ class _QuantizeRange(torch.autograd.Function):
         ctx.save_for_backward(unit, inside, width)
         ctx.steps = steps
         ctx.scaling = scaling
+        ctx.replicated = replicated
         return (unit * steps).round_()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         unit, inside, width = ctx.saved_tensors
         incoming = gradients[0]
         if ctx.scaling:
+            if ctx.replicated:
+                incoming = total(incoming) / process_count()
             incoming = scale_gradient(incoming, unit, ctx.steps, ctx.scaling)
         gradient = (incoming * inside).mul_(ctx.steps / width)
         if width.dim():
             upward = (gradient * unit).sum(_WITHIN_CHANNEL, keepdim=True)
-            return (
-                gradient,
-                upward - gradient.sum(_WITHIN_CHANNEL, keepdim=True),
-                -upward,
-                None,
-                None,
-            )
+            lower = upward - gradient.sum(_WITHIN_CHANNEL, keepdim=True)
+            return gradient, lower, -upward, None, None, None
         upward = torch.dot(gradient.flatten(), unit.flatten())
-        return gradient, upward - gradient.sum(), -upward, None, None
+        return gradient, upward - gradient.sum(), -upward, None, None, None
 
 
 #: Axes of a weight (O, I / groups, KH, KW) other than its output channels.
@@ -129,6 +130,8 @@ class RangeQuantizer(nn.Module):
 
     #: Factor of element-wise gradient scaling; 0 is the plain straight-through estimator.
     gradient_scaling = 0.0
+    #: Whether all processes that train together quantise the same values, as they do weights.
+    replicated = False
 
     def __init__(self, bits: int, limit: int, channels: int | None = None) -> None:
         super().__init__()
@@ -150,7 +153,7 @@ class RangeQuantizer(nn.Module):
         lower, upper = self.lower.to(x.dtype), self.upper.to(x.dtype)
         codes: Tensor
         codes = _QuantizeRange.apply(  # type: ignore[no-untyped-call]
-            x, lower, upper, self.steps, self.gradient_scaling
+            x, lower, upper, self.steps, self.gradient_scaling, self.replicated
         )
         return codes
 
@@ -198,6 +201,7 @@ class WeightQuantizer(RangeQuantizer):
     def __init__(self, bits: int, channels: int | None = None) -> None:
         super().__init__(bits, 8, channels)
 
+    replicated = True
     #: Factor of the code in the level.
     alpha = 2
 

@@ -88,7 +88,7 @@ class TrainingRun:
         if self.process.count == 1:
             return self.model
         if self._parallel is None:
-            self._parallel = DistributedDataParallel(self.model, broadcast_buffers=False)
+            self._parallel = DistributedDataParallel(self.model, forward_sync_buffers=False)
         return self._parallel
 
     def next_epoch(self, progress: Progress) -> Entry:
