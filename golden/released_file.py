@@ -29,7 +29,7 @@ _ARCHIVE = b"PK\x03\x04"
 #: Plain numbers of NumPy, as accuracies are sometimes kept. Making one executes nothing.
 _NUMBERS = ("float16", "float32", "float64", "int32", "int64", "uint8", "bool")
 #: How the restricted unpickler names what it refuses.
-_REFUSED = re.compile(r"Unsupported (?:global|class|operand)[:\s]+(?:GLOBAL\s+)?([\w.]+)")
+_REFUSED = re.compile(r"GLOBAL ([\w.]+)")
 
 
 def read_released(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -83,8 +83,11 @@ def _load(target: Path) -> Any:
             ) from error
         if _is_torn(target):
             raise ModelError(f"{target}: is damaged (truncated or corrupted)") from error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{target}: is no file of torch.save, or is damaged ({reason})") from error
+        # PyTorch's own text would advise to execute code from the file.
+        raise ModelError(
+            f"{target}: is no file of torch.save, is damaged, or holds more than tensors and plain "
+            "values"
+        ) from error
 
 
 def _plain_numbers() -> list[Any]:
