@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from palquant.errors import ConfigurationError, InputError
 from palquant.golden.config import TrainConfig
@@ -180,7 +181,7 @@ class FolderSource:
             InputError: A file cannot be read, and bad images are not to be skipped.
         """
         self._batches.epoch = epoch
-        yield from self._checked(self._training)
+        yield from self._checked(self._training, complete=True)
 
     def held_out(self) -> Iterator[Batch]:
         """This process's share of the held-out images; those with a label of -1 do not count.
@@ -188,14 +189,15 @@ class FolderSource:
         Raises:
             InputError: A file cannot be read, and bad images are not to be skipped.
         """
-        yield from self._checked(self._held_out)
+        yield from self._checked(self._held_out, complete=False)
 
-    def _checked(self, loader: DataLoader[Any]) -> Iterator[Batch]:
-        for batch in iterate(loader, skip=self.settings.bad_images == "skip"):
+    def _checked(self, loader: DataLoader[Any], *, complete: bool) -> Iterator[Batch]:
+        skip = self.settings.bad_images == "skip"
+        for batch in iterate(loader, skip=skip, complete=complete):
             for problem in batch.problems:
                 if problem not in self._told:
                     self._told.add(problem)
-                    print(f"palquant: note: skipped {problem}", file=sys.stderr)
+                    tqdm.write(f"palquant: note: skipped {problem}", file=sys.stderr)
             yield batch
 
     def samples(self) -> tuple[npt.NDArray[Any], Labels]:

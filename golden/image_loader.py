@@ -169,23 +169,25 @@ def make_loader(
     )
 
 
-def iterate(loader: DataLoader[Any], *, skip: bool) -> Iterator[Batch]:
+def iterate(loader: DataLoader[Any], *, skip: bool, complete: bool) -> Iterator[Batch]:
     """The batches of a loader.
 
     Parameters:
         loader: Of :func:`make_loader`.
         skip: Whether files that cannot be read are left to the caller to tell of.
+        complete: Whether every image must have a class all the same: training images, whose place
+            other ones have taken.
 
     Raises:
-        InputError: A file cannot be read and is not to be skipped, or none of many can be.
+        InputError: A file cannot be read and is not to be skipped, or none after it can be.
         ExecutionError: A decoding process died.
     """
     try:
         for images, labels, problems in loader:
             if problems and not skip:
                 raise InputError(problems[0])
-            if len(problems) >= SKIPPED_IN_A_ROW and (labels < 0).any():
-                raise InputError(f"{problems[0]}; nor can the {SKIPPED_IN_A_ROW} files after it")
+            if complete and (labels < 0).any():
+                raise InputError(f"{problems[0]}; nor can those after it be read")
             yield Batch(images, labels, problems)
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
