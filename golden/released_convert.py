@@ -29,6 +29,8 @@ from palquant.sw.graph import HostClassifier, HostEnds, HostStem, Shape
 
 #: Where stem and classifier are computed: on the accelerator in 8 bits, or on the host in floats.
 STEMS = ("accelerator", "host")
+#: How often calibration images pass at most; the second time rarely changes anything.
+_PASSES = 4
 
 
 def network_config(
@@ -91,6 +93,9 @@ def convert(released: ReleasedResNet, config: NetworkConfig, stem: str) -> Resid
 def calibrate_converted(network: ResidualNetwork, batches: list[Tensor]) -> None:
     """Set the ranges of residual streams and 8-bit codes; every value seen counts alike.
 
+    While a stage's range still grows, what its first layers made was rounded to finer steps than in
+    the end; so the images pass again until no range changes.
+
     Parameters:
         network: From :func:`convert`.
         batches: Images, or the stem's features of images for a network of these.
@@ -98,7 +103,11 @@ def calibrate_converted(network: ResidualNetwork, batches: list[Tensor]) -> None
     observers = [module for module in network.modules() if isinstance(module, PeakObserver)]
     for observer in observers:
         observer.decay = 1.0  # training forgets old peaks; here all of them are meant
-    calibrate(network, batches, statistics=False)
+    for _ in range(_PASSES):
+        before = [float(observer.peak) for observer in observers]
+        calibrate(network, batches, statistics=False)
+        if before == [float(observer.peak) for observer in observers]:
+            break
 
 
 def host_ends(released: ReleasedResNet, config: NetworkConfig) -> HostEnds:

@@ -88,8 +88,9 @@ class HostStem:
             Real values, shape (N, O, OH, OW), rounded to float32 at the very end.
         """
         found = np.empty((len(pixels), *_sizes(self.shape)), np.float32)
-        for index, image in enumerate(pixels):  # one at a time: windows take KH * KW times as much
-            found[index] = self._image(image.astype(np.float64))
+        with np.errstate(over="ignore"):  # what exceeds float32 is infinite, and refused as such
+            for index, image in enumerate(pixels):  # at once, windows would take KH * KW the room
+                found[index] = self._image(image.astype(np.float64))
         return found
 
     def _image(self, pixels: Floats) -> Floats:
