@@ -16,6 +16,7 @@ from onnx import NodeProto
 from palquant.sw import graph as ir
 from palquant.sw.qonnx_builder import Builder
 from palquant.sw.qonnx_codes import move_residual
+from palquant.sw.qonnx_quantizers import Grid
 from palquant.sw.qonnx_source import refuse
 from palquant.sw.qonnx_staircase import Ints
 from palquant.sw.qonnx_values import Arranged, Averaged, Real, Reorder, Value
@@ -82,11 +83,11 @@ def _recognise(builder: Builder, node: NodeProto, operand: Real | Averaged, inde
     if not operand.steps and builder.kind(operand.source) is ir.Kind.RESIDUAL:
         source, base = move_residual(builder, step, operand.source, operand.base, name)
         return Real(name, source, base, shape, (), operand.grid)
-    return operand.then(step, grid=_permuted(operand, order))
+    grid, made = (_permuted(grid, order) for grid in (operand.grid, operand.made))
+    return operand.then(step, grid=grid, made=made)
 
 
-def _permuted(operand: Real, order: Ints) -> object:
-    grid = operand.grid
+def _permuted(grid: Grid | None, order: Ints) -> Grid | None:
     if grid is None or grid.scale.size == 1:
         return grid
     return replace(grid, scale=grid.scale[order])

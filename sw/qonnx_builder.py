@@ -226,7 +226,7 @@ class Builder:
         scale, offset = base.scale / area, base.offset / area
         self.real[name] = (scale, offset)
         largest = np.maximum(np.abs(base.low), np.abs(base.high)) * scale + np.abs(offset)
-        return replace(
-            sums,
-            base=replace(base, scale=scale, offset=offset, error=(area + 4) * ROUNDING * largest),
-        )
+        error = (area + 4) * ROUNDING * largest
+        if area.bit_count() == 1:  # a division that does not round
+            error = np.where(base.error == 0, 0.0, error)
+        return replace(sums, base=replace(base, scale=scale, offset=offset, error=error))

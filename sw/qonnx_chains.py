@@ -44,20 +44,23 @@ def append(builder: Builder, node: NodeProto, real: Real) -> Real:
     step = Elementwise(node, operand, len(shape))
     bare = not real.steps and builder.kind(real.source) is not ir.Kind.CODES
     if node.op_type in QUANTIZERS:
-        grid = activation_grid(source, node)
-        narrow = real.grid is not None and real.grid.bits <= 4 < grid.bits
-        return real.then(step, grid=grid, inner=real if narrow else real.inner)
+        quantized = activation_grid(source, node)
+        narrow = real.grid is not None and real.grid.bits <= 4 < quantized.bits
+        return real.then(step, grid=quantized, made=quantized, inner=real if narrow else real.inner)
     if node.op_type == "Cast":
         return _cast(node, real, step, bare)
     if node.op_type == "Relu":
         if bare and builder.kind(real.source) is ir.Kind.RESIDUAL and not real.base.offset.any():
             return _relu_of_residual(builder, name, real)
-        return real.then(step, grid=_clipped(real.grid, 0.0, math.inf))
+        grid = _clipped(real.grid, 0.0, math.inf)
+        return real.then(step, grid=grid, made=grid)
     if node.op_type == "Clip":
         low, high = clip_bounds(source, node)
         if bare and real.base.whole and high - low < 256 and {low % 1, high % 1} == {0.0}:
-            return real.then(step, grid=Grid(np.ones(1), 0.0, int(low), int(high)))
-        return real.then(step, grid=_clipped(real.grid, low, high))
+            grid = Grid(np.ones(1), 0.0, int(low), int(high))
+            return real.then(step, grid=grid, made=grid)
+        grid = _clipped(real.grid, low, high)
+        return real.then(step, grid=grid, made=grid)
     if node.op_type == "BatchNormalization":
         _check_statistics(source, node)
         return real.then(step, grid=None)
@@ -107,6 +110,8 @@ def _cast(node: NodeProto, real: Real, step: Elementwise, bare: bool) -> Real:
 
 
 def _relu_of_residual(builder: Builder, name: str, real: Real) -> Real:
+    if not (real.base.low < 0).any():
+        return replace(real, name=name)
     builder.add(ir.Relu(name=name, input=real.source), *builder.real[real.source])
     base = real.base
     low, high, table = np.maximum(base.low, 0), np.maximum(base.high, 0), base.table

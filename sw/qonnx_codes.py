@@ -19,7 +19,7 @@ from palquant.sw import graph as ir
 from palquant.sw.qonnx_builder import RESIDUAL_BITS, RESIDUAL_LIMIT, Builder
 from palquant.sw.qonnx_quantizers import Grid
 from palquant.sw.qonnx_staircase import Ints, Steps, bisect, doubtful_steps, from_steps
-from palquant.sw.qonnx_values import Base, Codes, Elementwise, Pooling, Real, Reorder, Step
+from palquant.sw.qonnx_values import Base, Codes, Elementwise, Floats, Pooling, Real, Reorder, Step
 from palquant.sw.qonnx_windows import Window
 
 #: Operators whose result is another code than their operand; others only scale a quantised tensor.
@@ -151,10 +151,7 @@ def _staircase(builder: Builder, real: Real, name: str, point: int) -> str:
         name = f"{name}.{point}"
     if name in builder.nodes:
         return name
-    grid, base = _grid(real), real.base
-    scale = np.empty(len(base.low))
-    scale[real.order] = grid.scale
-    meaning = (scale, (grid.low - grid.zero) * scale)
+    grid, base, meaning = _grid(real), real.base, _meaning(real)
     verbatim = _verbatim(builder, real)
     if verbatim is None:
         steps = bisect(_side(builder, real, 0), base.low, base.high, grid.levels - 1)
@@ -167,6 +164,14 @@ def _staircase(builder: Builder, real: Real, name: str, point: int) -> str:
     node = ir.Quantize(name=name, input=real.source, thresholds=thresholds, negate=negate,
                        bits=grid.bits, zero_point=point)  # fmt: skip
     return builder.add(node, *meaning)
+
+
+def _meaning(real: Real) -> tuple[Floats, Floats]:
+    """Scale and offset of the codes, in the order of the source's channels."""
+    grid = real.made or _grid(real)
+    scale = np.empty(len(real.base.low))
+    scale[real.order] = grid.scale
+    return scale, (grid.low - grid.zero) * scale
 
 
 def _side(builder: Builder, real: Real, side: int) -> Callable[[Ints], Ints]:
@@ -194,10 +199,12 @@ def _verbatim(builder: Builder, real: Real) -> tuple[Ints, npt.NDArray[np.bool_]
     if not all(isinstance(step, Elementwise) for step in steps):
         return None
     *signs, last = (step for step in steps if isinstance(step, Elementwise))
+    if last.node.op_type != "MultiThreshold":
+        return None
     constants = builder.source.constants
     thresholds = np.sort(np.ceil(constants[last.node.input[1]].astype(np.float64)), axis=1)
     negative = np.zeros(len(thresholds), np.bool_)
-    if last.node.op_type != "MultiThreshold" or thresholds.shape[1] != (1 << grid.bits) - 1:
+    if thresholds.shape[1] != (1 << grid.bits) - 1:
         return None
     if signs:
         factors = next(constants[n] for n in signs[0].node.input if n != signs[0].operand)
@@ -212,10 +219,8 @@ def _verbatim(builder: Builder, real: Real) -> tuple[Ints, npt.NDArray[np.bool_]
 def _wide(builder: Builder, real: Real, steps: Steps, name: str, point: int) -> str:
     """Append codes of 5 to 8 bits: a requantization that saturates where they end."""
     grid = _grid(real)
-    last = grid.levels - 1
-    scale = np.empty(len(real.base.low))
-    scale[real.order] = grid.scale
-    meaning = (scale, (grid.low - grid.zero) * scale)
+    last, meaning = grid.levels - 1, _meaning(real)
+    scale = meaning[0]
     clamped = np.clip(np.arange(1, 256), steps.low[:, None], steps.high[:, None] + 1)
     residual = builder.kind(real.source) is ir.Kind.RESIDUAL
     if residual and last == 255 and not steps.negate.any() and (steps.thresholds == clamped).all():
@@ -341,4 +346,4 @@ def _pool_codes(builder: Builder, real: Real, sign: Ints) -> Real:
     for step in real.steps:
         if not isinstance(step, Elementwise):
             source, base = move_residual(builder, step, source, base, f"{source}.{step.name}")
-    return Real(real.name, source, base, real.shape, (), grid)
+    return Real(real.name, source, base, real.shape, (), grid, real.made)

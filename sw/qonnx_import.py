@@ -19,7 +19,7 @@ from onnx import NodeProto
 
 from palquant.errors import GraphError, ModelError, RangeError, UnsupportedLayerError
 from palquant.sw import graph as ir
-from palquant.sw.qonnx_additions import add_tensors, average_reals
+from palquant.sw.qonnx_additions import add_tensors, average_reals, fixed_point
 from palquant.sw.qonnx_arrange import ARRANGEMENTS, arrange
 from palquant.sw.qonnx_builder import Builder, Findings
 from palquant.sw.qonnx_chains import ELEMENTWISE, append, append_to_image, logits, round_integers
@@ -28,6 +28,7 @@ from palquant.sw.qonnx_inputs import read_input
 from palquant.sw.qonnx_kernels import Kernels
 from palquant.sw.qonnx_products import convolution, product
 from palquant.sw.qonnx_source import METADATA, QUANTIZERS, Source, attributes, label, load, refuse
+from palquant.sw.qonnx_streams import float_tensors, in_stream
 from palquant.sw.qonnx_values import Arranged, Averaged, Image, Pooling, Real, Value
 from palquant.sw.qonnx_windows import Window, read_window, whole
 
@@ -91,6 +92,7 @@ class _Importer:
         self.builder = Builder(source, self.kernels)
         self.calibration = calibration
         self.values: dict[str, Value] = {}
+        self.floats = float_tensors(source)
 
     def run(self) -> Imported:
         source, builder = self.source, self.builder
@@ -141,13 +143,23 @@ class _Importer:
             refuse(node, f"is not supported (supported: {supported})")
         try:
             for name, value in _HANDLERS[operator](self, node).items():
-                self.values[name] = value
+                self.values[name] = self._in_stream(name, value)
         except (UnsupportedLayerError, RangeError) as error:
             if str(error).startswith(label(node)):
                 raise
             raise type(error)(f"{label(node)}: {error}") from None
         except GraphError as error:
             raise GraphError(f"{label(node)}: {error}") from None
+
+    def _in_stream(self, name: str, value: Value) -> Value:
+        """A tensor that is added as a float becomes fixed point at once, for all its readers."""
+        if name not in self.floats or not isinstance(value, Real) or value.grid is not None:
+            return value
+        if self.builder.kind(value.source) is not ir.Kind.ACCUMULATOR or value.name != name:
+            return value
+        tensor, step = in_stream(self.builder, value, name, self.calibration)
+        self.builder.findings.calibrated[tensor] = step
+        return Real(name, tensor, fixed_point(value.shape.channels, step), value.shape)
 
     def operand(self, node: NodeProto) -> Value:
         """The only input of a node that is no constant."""

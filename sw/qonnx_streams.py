@@ -20,12 +20,15 @@ from palquant.sw.qonnx_arrange import ARRANGEMENTS
 from palquant.sw.qonnx_builder import RESIDUAL_BITS, RESIDUAL_LIMIT, Builder
 from palquant.sw.qonnx_chains import line
 from palquant.sw.qonnx_codes import exact_residual, move_residual
-from palquant.sw.qonnx_source import Source, first_line
+from palquant.sw.qonnx_source import QUANTIZERS, Source, first_line
 from palquant.sw.qonnx_staircase import from_line
 from palquant.sw.qonnx_values import Base, Elementwise, Real
 
 #: Operators whose operand and result lie in one stream.
 _CONNECTING = ("Relu", "MaxPool", "Identity", "Dropout", *ARRANGEMENTS)
+
+#: Operators that average in it.
+_POOLS = ("GlobalAveragePool", "AveragePool", "ReduceMean")
 
 
 def in_stream(
@@ -137,6 +140,33 @@ def _power(value: float) -> float:
     return math.ldexp(1.0, exponent if mantissa > 0.5 else exponent - 1)
 
 
+def float_tensors(source: Source) -> frozenset[str]:
+    """Tensors of all streams in which floats are added or averaged without a quantiser."""
+    parent = _components(source)
+    roots = set()
+    for node in source.nodes:
+        operands = _connected(source, node)
+        floats = not all(_is_quantized(source, name) for name in operands)
+        if floats and node.op_type in (*_POOLS, "Add"):
+            roots.add(parent[node.output[0]])
+    return frozenset(name for name, root in parent.items() if root in roots)
+
+
+def _is_quantized(source: Source, tensor: str) -> bool:
+    """Whether a tensor's values come from quantisers, or from rounding, alone."""
+    maker = source.wrapper.find_producer(tensor)
+    if maker is None:
+        return False
+    if maker.op_type in (*QUANTIZERS, "Floor", "Round"):
+        return True
+    operands = _connected(source, maker)
+    if maker.op_type in ("Clip", "Cast"):
+        operands = [maker.input[0]]
+    if maker.op_type in _POOLS:
+        return False
+    return bool(operands) and all(_is_quantized(source, name) for name in operands)
+
+
 def _components(source: Source) -> dict[str, str]:
     """Tensor -> one name for all tensors of its stream."""
     parent: dict[str, str] = {}
@@ -156,6 +186,5 @@ def _components(source: Source) -> dict[str, str]:
 def _connected(source: Source, node: NodeProto) -> list[str]:
     """Operands of a node that lie in the stream of its result."""
     operands = [name for name in node.input if name and name not in source.constants]
-    pools = ("GlobalAveragePool", "AveragePool", "ReduceMean")
     joins = node.op_type == "Add" and len(operands) == 2
-    return operands if joins or node.op_type in (*_CONNECTING, *pools) else []
+    return operands if joins or node.op_type in (*_CONNECTING, *_POOLS) else []

@@ -141,6 +141,7 @@ class Real:
         shape: Shape of this tensor, one image.
         steps: What happens to these floats until they are this tensor.
         grid: The values that it may hold, if it is quantised.
+        made: The same of the tensor that has these codes first, before it was scaled or cast.
         inner: An earlier tensor on the way, of codes of at most 4 bits, if this one has more.
     """
 
@@ -150,6 +151,7 @@ class Real:
     shape: Shape
     steps: tuple[Step, ...] = ()
     grid: Grid | None = None
+    made: Grid | None = None
     inner: Real | None = None
 
     def then(self, step: Step, **changes: Any) -> Real:
