@@ -8,6 +8,7 @@ without loss.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -37,6 +38,7 @@ def make_codes(builder: Builder, real: Real, zero: float | None = None) -> Codes
     Raises:
         UnsupportedLayerError: The tensor is not quantised, or not with one scale.
     """
+    real = _narrowed(builder, real)
     grid = _grid(real)
     if (grid.scale != grid.scale[0]).any():
         raise UnsupportedLayerError(f"{real.name}: a convolution reads activations whose scales "
@@ -98,6 +100,23 @@ def _grid(real: Real) -> Grid:
     return real.grid
 
 
+def _narrowed(builder: Builder, real: Real) -> Real:
+    """A tensor of more than 4 bits without the codes that it cannot reach, such as behind a ReLU.
+
+    A machine's clamp ends at code 0, and thresholds will do if no more than 16 codes are left.
+    """
+    grid = _grid(real)
+    if grid.bits <= 4:
+        return real
+    ends = real.codes(builder.kernels, np.stack([real.base.low, real.base.high])) + grid.low
+    zero = min(max(math.floor(grid.zero), grid.low), grid.high)
+    low, high = min(int(ends.min()), zero), max(int(ends.max()), zero)
+    if high - low >= 16:
+        high = grid.high
+    made = replace(real.made or grid, low=low, high=high)
+    return replace(real, grid=replace(grid, low=low, high=high), made=made)
+
+
 def _changes(real: Real) -> int:
     """Number of steps up to the last one that changes which code a value has."""
     makers = [
@@ -124,7 +143,11 @@ def _code_tensor(builder: Builder, real: Real, point: int) -> str:
         name = _name(real, real.steps)
         if name in builder.nodes and builder.zero_point(name) == point:
             return name
-        return _staircase(builder, _pool(builder, real), name, point)
+        pooled = _pool(builder, real)
+        if (np.diff(pooled.order) == 1).all():
+            return _staircase(builder, pooled, name, point)
+        tensor = _staircase(builder, pooled, f"{name}.codes", point)
+        return builder.permute(name, tensor, pooled.order)
     count = _changes(real)
     if builder.kind(real.source) is ir.Kind.CODES and not count:
         name, behind = real.source, real.steps
@@ -288,7 +311,7 @@ def _of_inner(builder: Builder, real: Real, inner: Real) -> Real:
 
 
 def _pool(builder: Builder, real: Real) -> Real:
-    """The same tensor with its max-pools and permutations done on residuals."""
+    """The same tensor with its max-pools done on residuals."""
     first = next(i for i, step in enumerate(real.steps) if isinstance(step, Pooling))
     base = real.base
     before = replace(real, steps=real.steps[:first])
@@ -307,13 +330,11 @@ def _pool(builder: Builder, real: Real) -> Real:
         base = replace(base, low=low, high=high, scale=base.scale * sign)
     elif kind is not ir.Kind.RESIDUAL or (sign < 0).any():
         return _pool_codes(builder, real, sign)
-    kept = []
     for step in real.steps:
-        if isinstance(step, Elementwise):
-            kept.append(step)
-        else:
+        if isinstance(step, Pooling):
             source, base = move_residual(builder, step, source, base, f"{source}.{step.name}")
-    return replace(real, source=source, base=base, steps=tuple(kept))
+    kept = tuple(step for step in real.steps if not isinstance(step, Pooling))
+    return replace(real, source=source, base=base, steps=kept)
 
 
 def _pool_codes(builder: Builder, real: Real, sign: Ints) -> Real:
@@ -344,6 +365,7 @@ def _pool_codes(builder: Builder, real: Real, sign: Ints) -> Real:
     builder.multiply(source, sums.source, 1, scale=scale, offset=offset)
     base = replace(sums.base, scale=scale, offset=offset, dtype=np.float64)
     for step in real.steps:
-        if not isinstance(step, Elementwise):
+        if isinstance(step, Pooling):
             source, base = move_residual(builder, step, source, base, f"{source}.{step.name}")
-    return Real(real.name, source, base, real.shape, (), grid, real.made)
+    kept = tuple(step for step in real.steps if isinstance(step, Reorder))
+    return Real(real.name, source, base, real.shape, kept, grid, real.made)
