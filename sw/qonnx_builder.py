@@ -60,6 +60,8 @@ class Builder:
         self.real: dict[str, tuple[Floats, Floats]] = {}
         #: Tensor -> step of its fixed-point stream, once that was measured.
         self.streams: dict[str, float] | None = None
+        #: Whether an export says that an input of 8 bits is a residual.
+        self.residual_input = False
         #: Place in the file of the node that is imported.
         self.position = 0
         self._positions: dict[str, tuple[int, int]] = {}
@@ -99,7 +101,9 @@ class Builder:
         node = self.nodes[name]
         if isinstance(node, ir.Convolution | ir.SumPool):
             return ir.Kind.ACCUMULATOR
-        if isinstance(node, ir.Input | ir.Quantize | ir.Clamp):
+        if isinstance(node, ir.Input):
+            return node.type.kind
+        if isinstance(node, ir.Quantize | ir.Clamp):
             return ir.Kind.CODES
         if isinstance(node, ir.Permute):
             return self.kind(node.input)
@@ -108,7 +112,9 @@ class Builder:
     def bits(self, name: str) -> int:
         """Width of a residual."""
         node = self.nodes[name]
-        return node.bits if isinstance(node, ir.Affine) else self.bits(node.inputs[0])
+        if isinstance(node, ir.Affine | ir.Input):
+            return node.bits
+        return self.bits(node.inputs[0])
 
     def zero_point(self, name: str) -> int:
         """Zero point of a code tensor of the graph."""

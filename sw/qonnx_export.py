@@ -17,7 +17,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from palquant.errors import RangeError
+from palquant.errors import RangeError, UnsupportedLayerError
 from palquant.files import write_bytes
 from palquant.sw import graph as ir
 from palquant.sw.qonnx_source import DOMAIN, METADATA
@@ -38,6 +38,7 @@ def export_qonnx(graph: ir.Graph, path: str | Path) -> None:
         path: The file.
 
     Raises:
+        UnsupportedLayerError: The host computes a part of the network, or a node has no operators.
         RangeError: A node's integers are too large for the executor to be exact; names it.
         OutputError: The file cannot be written.
     """
@@ -62,7 +63,14 @@ class _Exporter:
     def model(self) -> onnx.ModelProto:
         """The whole file."""
         graph = self.graph
+        if graph.host is not None:
+            raise UnsupportedLayerError(f"{graph.input.name}: the host computes what is before it "
+                                        "(supported: networks from images to logits)")  # fmt: skip
         for node in graph:
+            if type(node) not in _WRITERS:
+                supported = ", ".join(kind.__name__ for kind in _WRITERS)
+                raise UnsupportedLayerError(f"{node.name}: {type(node).__name__} has no QONNX "
+                                            f"operators (supported: {supported})")  # fmt: skip
             _WRITERS[type(node)](self, node)
         shape = graph.shapes[graph.output.name]
         result = self.held[graph.output.name]
@@ -98,7 +106,8 @@ class _Exporter:
             if isinstance(node, ir.Convolution)
             and node.quantized != (self.graph.types[node.input].bits <= 4)
         }
-        return json.dumps({"metadata": self.graph.metadata, "quantized": labels})
+        stated = {"metadata": self.graph.metadata, "quantized": labels}
+        return json.dumps(stated | ({"residual": True} if self.graph.input.residual else {}))
 
     def add(
         self, operator: str, inputs: list[str], output: str, kind: int, **attributes: Any
@@ -149,7 +158,7 @@ class _Exporter:
             constant = self.column(f"{name}/{label}", values, np.float64)
             tensor = self.add(operator, [tensor, constant], f"{name}/by_{label}", double)
         tensor = self.add("Round", [tensor], f"{name}/rounded", double)
-        low, high = -node.zero_point, (1 << node.bits) - 1 - node.zero_point
+        low, high = node.type.min - node.zero_point, node.type.max - node.zero_point
         tensor = self._clip(tensor, name, low, high, double)
         self.hold(node, self.cast(tensor, f"{name}/float", TensorProto.FLOAT), max(-low, high))
 

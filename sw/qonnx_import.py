@@ -96,6 +96,7 @@ class _Importer:
 
     def run(self) -> Imported:
         source, builder = self.source, self.builder
+        metadata, quantized = self._metadata()
         channels = source.shape(source.input)[1]
         self.values[source.input] = Image((), np.ones(channels), np.zeros(channels))
         for node in source.nodes:
@@ -108,7 +109,6 @@ class _Importer:
                              "input")  # fmt: skip
         builder.position = len(source.order)
         logits(builder, self.values[source.output])
-        metadata, quantized = self._metadata()
         nodes = builder.ordered()
         nodes = [
             replace(made, quantized=quantized[made.name])
@@ -116,7 +116,8 @@ class _Importer:
             else made
             for made in nodes
         ]
-        graph = ir.Graph(nodes, metadata)
+        found = {k: v for k, v in asdict(builder.findings).items() if v}
+        graph = ir.Graph(nodes, metadata | ({"import": found} if found else {}))
         real = {k: v for k, v in builder.real.items() if k in source.order}
         return Imported(graph, builder.findings, real, source)
 
@@ -129,12 +130,12 @@ class _Importer:
         try:
             stored = {} if text is None else json.loads(text)
             metadata = dict(stored.get("metadata", {"name": self.source.path.stem}))
+            self.builder.residual_input = bool(stored.get("residual", False))
             quantized = {str(k): bool(v) for k, v in stored.get("quantized", {}).items()}
         except (ValueError, AttributeError, TypeError):
             raise ModelError(f"{self.source.path}: its metadata {METADATA} is no JSON object of "
                              "an export") from None  # fmt: skip
-        found = {k: v for k, v in asdict(self.builder.findings).items() if v}
-        return metadata | ({"import": found} if found else {}), quantized
+        return metadata, quantized
 
     def _node(self, node: NodeProto) -> None:
         operator = node.op_type

@@ -43,6 +43,8 @@ def read_input(builder: Builder, node: NodeProto, image: Image, rounded: bool = 
         refuse(node, "quantises the image (supported for the input: Quant)")
     else:
         grid = activation_grid(builder.source, node)
+    if rounded and _is_residual(builder, grid):
+        return _residual_input(builder, node, image, grid)
     point = grid.zero - grid.low
     if grid.levels != 1 << grid.bits or grid.bits not in BITS:
         refuse(node, f"quantises the image to {grid.levels} levels (supported: 2, 4, 8, 16 or "
@@ -63,6 +65,28 @@ def read_input(builder: Builder, node: NodeProto, image: Image, rounded: bool = 
     base = Base(zeros.astype(np.int64), (grid.levels - 1 + zeros).astype(np.int64), scale,
                 -point * scale, zeros, np.float64 if rounded else np.float32)  # fmt: skip
     return Real(made.name, made.name, base, made.shape, (), grid)
+
+
+def _is_residual(builder: Builder, grid: Grid) -> bool:
+    """Whether integers are signed ones of 9 to 16 bits, or of 8 that are no codes."""
+    bits = grid.bits
+    signed = (grid.low, grid.high) == (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
+    return signed and (8 < bits <= 16 or (bits == 8 and builder.residual_input))
+
+
+def _residual_input(builder: Builder, node: NodeProto, image: Image, grid: Grid) -> Real:
+    """Append an Input of residuals."""
+    _, channels, height, width = builder.source.shape(builder.source.input)
+    made = ir.Input(
+        name=node.output[0], shape=ir.Shape(channels, height, width), bits=grid.bits,
+        zero_point=0, normalization=_normalization(builder, image, grid, True), residual=True,
+    )  # fmt: skip
+    builder.add(made, np.ones(channels))
+    wrong = _differences(builder, node, image, made, replace(grid, low=0), True)
+    if wrong:
+        builder.findings.doubtful[made.name] = wrong
+    base = Base.even(channels, grid.low, grid.high, 1.0, dtype=np.float64)
+    return Real(made.name, made.name, base, made.shape)
 
 
 def _normalization(builder: Builder, image: Image, grid: Grid, rounded: bool) -> ir.Normalization:

@@ -16,7 +16,7 @@ from qonnx.core.onnx_exec import execute_onnx
 from qonnx.util.cleanup import cleanup_model
 from qonnx_networks import differences
 
-from palquant.errors import OutputError, RangeError
+from palquant.errors import OutputError, RangeError, UnsupportedLayerError
 from palquant.golden.config import NetworkConfig
 from palquant.golden.export import export
 from palquant.golden.random_network import random_network
@@ -219,6 +219,34 @@ def test_the_largest_sums_of_whole_images(tmp_path):
     nodes[3] = dataclasses.replace(pool, kernel=(11, 11), stride=(1, 1))
     with pytest.raises(RangeError, match=r"^pool: sums reach 3964928 \(exact in the file: up to"):
         export_qonnx(Graph(nodes), tmp_path / "sums.onnx")
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_an_input_of_residuals(bits, tmp_path):
+    norm = Normalization((0.25, 0.5), (0.5, 0.125), 1 / 64)
+    nodes = [
+        Input(name="x", shape=Shape(2, 5, 5), bits=bits, zero_point=0, normalization=norm,
+              residual=True),
+        Quantize(name="codes", input="x", bits=2, thresholds=np.array([[-9, 3, 20]]),
+                 negate=np.array([True])),
+    ]  # fmt: skip
+    imported = returned(Graph(nodes, {}), tmp_path / "residual.onnx")
+    assert differences(imported, pixels_for(imported.graph, 2))[0] == {}
+
+
+def test_what_has_no_operators(tmp_path):
+    class Unknown(Clamp):
+        pass
+
+    graph = wide(3)
+    graph.nodes.append(Unknown(name="odd", input="logits"))
+    with pytest.raises(UnsupportedLayerError, match=r"^odd: Unknown has no QONNX op"):
+        export_qonnx(graph, tmp_path / "odd.onnx")
+    graph = wide(3)
+    graph.host = object()
+    with pytest.raises(UnsupportedLayerError, match=r"^x: the host computes what is"):
+        export_qonnx(graph, tmp_path / "odd.onnx")
+    assert not (tmp_path / "odd.onnx").exists()
 
 
 def test_a_file_that_cannot_be_written(tmp_path):
