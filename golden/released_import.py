@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -44,6 +45,8 @@ def import_released(
     weight_bits: int = 2,
     activation_bits: int = 2,
     residual_bits: int = 16,
+    compared: int | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> tuple[Graph, dict[str, Any]]:
     """Import a released checkpoint.
 
@@ -60,6 +63,9 @@ def import_released(
         weight_bits: Width of the weights between stem and classifier, which files do not tell.
         activation_bits: Width of the activations there.
         residual_bits: Width of the residual stream, 8 to 16.
+        compared: Calibration images that both networks are compared on, at least 1; all unless
+            given.
+        progress: Called with a line on what is being done.
 
     Returns:
         The integer graph, and a report, JSON-serialisable, which
@@ -74,6 +80,9 @@ def import_released(
     """
     if stem not in STEMS:
         raise ConfigurationError(f"stem must be one of {', '.join(STEMS)}, not {stem!r}")
+    if compared is not None and compared < 1:
+        raise ConfigurationError(f"at least 1 image must be compared, not {compared}")
+    say = progress or (lambda line: None)
     source = os.fspath(path)
     released = load_released(
         read_released(path), source, architecture, groups,
@@ -85,17 +94,21 @@ def import_released(
     config = network_config(released, calibration.shape[2], mean, std, residual_bits)
     ends = host_ends(released, config) if stem == "host" else None
     network = convert(released, config, stem)
+    say(f"calibrating on {len(calibration)} images")
     try:
         calibrate_converted(network, [_network_input(b, ends) for b in split(calibration)])
+        say("finding thresholds")
         name = f"{architecture} W{weight_bits}A{activation_bits} G={groups}"
         graph = export(network, name=name)
     except (ModelError, RangeError) as error:
         raise type(error)(f"{source}: {error}") from error
+    say("comparing with the golden network")
     few = _network_input(calibration[:VERIFIED_IMAGES], ends).numpy()
-    compared = verify(network, graph, few)
+    verified = verify(network, graph, few)
     graph = Graph(graph.nodes, graph.metadata, ends)
-    agreement = measure(released, graph, calibration)
-    found = report(released, agreement, stem, residual_bits) | {"values_verified": compared}
+    say("comparing with the float network")
+    agreement = measure(released, graph, calibration[:compared])
+    found = report(released, agreement, stem, residual_bits) | {"values_verified": verified}
     summary = {name: found[name] for name in ("stem", "largest_share", "top1_agreement", "images")}
     return replace(graph, metadata=graph.metadata | {"imported": summary}), found
 

@@ -173,6 +173,20 @@ def test_images_of_bytes_are_those_of_the_float_images(tmp_path):
     assert a.metadata == b.metadata
 
 
+def test_fewer_images_are_compared_than_calibrated_with(tmp_path):
+    path = save(state_of(trained()), tmp_path / "bare.pth")
+    lines = []
+    graphs, reports = zip(
+        *(import_released(path, "resnet18", 2, calibration_images(), compared=number,
+                          progress=lines.append) for number in (None, 5, 100)),
+        strict=True,
+    )  # fmt: skip
+    assert [report["images"] for report in reports] == [32, 5, 32]
+    assert len({repr(graph.metadata["steps"]) for graph in graphs}) == 1
+    assert lines[0] == "calibrating on 32 images"
+    assert len(lines) == 3 * len(set(lines))
+
+
 def test_other_widths_of_codes(tmp_path):
     """3-bit weights and 4-bit activations, which the file does not tell."""
     model = trained(base_width=4, steps=20, weight_bits=3, activation_bits=4)
@@ -213,6 +227,7 @@ def test_refuses_images_that_do_not_fit(tmp_path, images, message):
         (("resnet34", 2), {}, ModelError, "looks like a resnet18, not like a resnet34"),
         (("resnet18", 2), {"stem": "fpga"}, ConfigurationError,
          "stem must be one of accelerator, host, not 'fpga'"),
+        (("resnet18", 2), {"compared": 0}, ConfigurationError, "at least 1 image must be comp"),
         (("resnet18", 2), {"residual_bits": 17}, ConfigurationError, "residual stream of 17 bits"),
         (("resnet18", 2), {"std": (0.2, 0.0, 0.2)}, ConfigurationError, "standard deviations"),
         (("resnet18", 2), {"mean": (0.2,)}, ConfigurationError, "do not fit images of 3 channels"),
