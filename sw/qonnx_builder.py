@@ -32,7 +32,8 @@ class Findings:
 
     Parameters:
         doubtful: Tensor -> steps of its quantiser so near to an integer that the executor's
-            rounding of float sums, in whatever order it adds, could decide them otherwise.
+            rounding of float sums, in whatever order it adds, could decide them otherwise; for
+            the input, byte values of all channels that the executor gives another code.
         fitted: Tensor -> integers at which a quantiser of 5 to 8 bits, a multiplication in the
             machine, gives another code, summed over channels.
         calibrated: Tensor -> real step of the fixed-point numbers that took the place of floats.

@@ -1,5 +1,6 @@
 """Networks of Brevitas, and hand-made QONNX graphs, for the tests of import and export."""
 
+import dataclasses
 import warnings
 
 import numpy as np
@@ -235,6 +236,21 @@ class Onnx:
     def save(self, path):
         onnx.save(self.model(), path)
         return path
+
+
+def assert_same(first, second):
+    """Every node, name, attribute and array, and their order."""
+    assert [node.name for node in first] == [node.name for node in second]
+    for a, b in zip(first, second, strict=True):
+        assert type(a) is type(b)
+        for item in dataclasses.fields(a):
+            x, y = getattr(a, item.name), getattr(b, item.name)
+            if isinstance(x, np.ndarray):
+                assert x.dtype == y.dtype, (a.name, item.name)
+                np.testing.assert_array_equal(x, y, err_msg=f"{a.name}.{item.name}")
+            else:
+                assert x == y, (a.name, item.name)
+    assert first.metadata == second.metadata
 
 
 def differences(imported, pixels):

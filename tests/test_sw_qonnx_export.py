@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from qonnx.core.modelwrapper import ModelWrapper
 from qonnx.core.onnx_exec import execute_onnx
 from qonnx.util.cleanup import cleanup_model
-from qonnx_networks import differences
+from qonnx_networks import assert_same, differences
 
 from palquant.errors import OutputError, RangeError, UnsupportedLayerError
 from palquant.golden.config import NetworkConfig
@@ -45,21 +45,6 @@ CONFIGS = [
     NetworkConfig(base_width=2, groups=2, block="bottleneck", residual_bits=12),
     NetworkConfig(base_width=4, groups=2, block="plain", classifier_bits=2, weight_bits=8),
 ]
-
-
-def assert_same(first, second):
-    """Every node, name, attribute and array, and their order."""
-    assert [node.name for node in first] == [node.name for node in second]
-    for a, b in zip(first, second, strict=True):
-        assert type(a) is type(b)
-        for item in dataclasses.fields(a):
-            x, y = getattr(a, item.name), getattr(b, item.name)
-            if isinstance(x, np.ndarray):
-                assert x.dtype == y.dtype, (a.name, item.name)
-                np.testing.assert_array_equal(x, y, err_msg=f"{a.name}.{item.name}")
-            else:
-                assert x == y, (a.name, item.name)
-    assert first.metadata == second.metadata
 
 
 def returned(graph, path):

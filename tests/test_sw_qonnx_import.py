@@ -15,6 +15,7 @@ from qonnx_networks import (
     Layers,
     Plain,
     Residual,
+    assert_same,
     differences,
     export_brevitas,
     images,
@@ -28,6 +29,7 @@ from palquant.sim.scoreboard import compare_outputs
 from palquant.sw.compile import compile_graph
 from palquant.sw.graph import Add, Clamp, Convolution, MaxPool, Permute, Quantize
 from palquant.sw.normalize import to_codes
+from palquant.sw.qonnx_export import export_qonnx
 from palquant.sw.qonnx_import import import_qonnx, read_qonnx
 
 TINY = PRESETS["tiny"]
@@ -75,6 +77,8 @@ def test_rtl_equals_the_executor(network, expected, tmp_path):
         assert sum(type(node) is kind for node in graph) == number
     compared = compare_rtl(graph, pixels[:2], lambda i, p: run_rtl(i, p)[0].outputs)
     assert compared > 1000
+    export_qonnx(graph, tmp_path / "again.onnx")
+    assert_same(graph, import_qonnx(tmp_path / "again.onnx"))
 
 
 @pytest.mark.parametrize(
@@ -93,6 +97,8 @@ def test_quantised_sums_are_exact(network, tmp_path):
     assert count > 15000
     assert imported.findings.fitted == imported.findings.calibrated == {}
     assert any(isinstance(node, Add) for node in imported.graph)
+    export_qonnx(imported.graph, tmp_path / "again.onnx")
+    assert_same(imported.graph, import_qonnx(tmp_path / "again.onnx"))
     assert compare_rtl(imported.graph, images(5, 2), run_emulator) > 5000
 
 
