@@ -76,7 +76,7 @@ class Progress:
         start = time.perf_counter()
         self._bar = tqdm(
             total=self.images, unit="image", disable=not self._shown, leave=False, desc="epoch",
-            mininterval=0.5, delay=1,
+            mininterval=0.5,
         )  # fmt: skip
         try:
             yield
