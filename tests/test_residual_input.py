@@ -72,9 +72,12 @@ def input_loads(image):
             if opcode is Opcode.LOAD and f["base"] == Base.INPUT]  # fmt: skip
 
 
-@pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES.keys())
-@pytest.mark.parametrize("seed", range(4))
-def test_every_value_of_residual_networks(machine, seed):
+@pytest.mark.parametrize(
+    ("name", "seed"),
+    [*(("tiny", seed) for seed in range(4)), ("small", 1), ("small", 2), ("wide", 0), ("wide", 3)],
+)
+def test_every_value_of_residual_networks(name, seed):
+    machine = MACHINES[name]
     b = Builder(drawer(seed))
     groups = (1, 2, 3, 2)[seed]
     width = groups * (8, 5, 4, 16)[seed]
