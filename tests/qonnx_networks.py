@@ -112,7 +112,8 @@ class Residual(nn.Module):
 
     def forward(self, x):
         x = self.relu(self.norm(self.stem(self.input(x))))
-        y = torch.cat([x[:, 4:], x[:, :4]], dim=1)  # rotation: output group g is group g + 1
+        size = x.shape[1] // self.groups  # rotation: output group g is input group g + 1
+        y = torch.cat([x[:, size:], x[:, :size]], dim=1)
         y = self.relu1(self.norm1(self.conv1(y)))
         y = shuffle(self.shared(self.norm2(self.conv2(y))), self.groups)
         x = self.relu2(y + self.shared(self.norm3(self.down(x))))
