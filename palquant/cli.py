@@ -130,7 +130,8 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
         "--device",
         choices=DEVICES,
         default=settings.device,
-        help=f"where to train; auto is a GPU if there is one, and the CPU for the digits (default: {settings.device})",
+        help="where to train; auto is a GPU if there is one, and the CPU for the digits "
+        f"(default: {settings.device})",
     )
     parser.add_argument(
         "--workers",
