@@ -14,6 +14,7 @@ from palquant.golden.fixed_point import ResidualStream
 from palquant.golden.layers import (
     BatchNormAffine,
     ChannelPermutation,
+    ChannelRepeat,
     CodeQuantizer,
     Logits,
     MaxPool,
@@ -33,7 +34,10 @@ def _convolution(
 
 
 class Stem(nn.Module):
-    """8-bit convolution, batch normalisation, ReLU and, for large images, max-pooling."""
+    """8-bit convolution, batch normalisation, ReLU and, for large images, max-pooling.
+
+    Groups have channels of their own, or all read the same.
+    """
 
     def __init__(self, config: NetworkConfig, stream: ResidualStream) -> None:
         super().__init__()
@@ -46,10 +50,12 @@ class Stem(nn.Module):
         self.affine = BatchNormAffine(width, stream)
         self.relu = nn.ReLU()
         self.pool = MaxPool(3, 2, 1) if config.stem_pool else nn.Identity()
+        shared = config.shared_stem and config.groups > 1
+        self.repeat = ChannelRepeat(config.groups) if shared else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Input values (N, C, H, W) to the residual (N, W * G, H', W')."""
-        y: Tensor = self.pool(self.relu(self.affine(self.conv(x))))
+        y: Tensor = self.repeat(self.pool(self.relu(self.affine(self.conv(x)))))
         return y
 
 

@@ -63,6 +63,7 @@ class NetworkConfig:
         stem_stride: Stride of the stem.
         stem_pool: Whether a 3x3 max-pool of stride 2 follows the stem.
         stem_bits: Width of the stem's weights: 2, 4 or 8.
+        shared_stem: Whether all groups read one stem of the base width, instead of one each.
         classifier_bits: Width of the classifier's weights: 2, 4 or 8.
 
     Raises:
@@ -85,6 +86,7 @@ class NetworkConfig:
     stem_stride: int = 1
     stem_pool: bool = False
     stem_bits: int = 8
+    shared_stem: bool = False
     classifier_bits: int = 8
 
     def __post_init__(self) -> None:
@@ -109,7 +111,8 @@ class NetworkConfig:
     def name(self) -> str:
         """Short description, such as ``w16-g2-w2a2``."""
         return (f"w{self.base_width}-g{self.groups}-w{self.weight_bits}a{self.activation_bits}"
-                + ("" if self.shuffle or self.groups == 1 else "-noshuffle"))  # fmt: skip
+                + ("" if self.shuffle or self.groups == 1 else "-noshuffle")
+                + ("-sharedstem" if self.shared_stem and self.groups > 1 else ""))  # fmt: skip
 
     @property
     def expansion(self) -> int:
@@ -118,16 +121,15 @@ class NetworkConfig:
 
     @property
     def stem_width(self) -> int:
-        """Channels of the stem, over all groups."""
-        return self.base_width * self.groups
+        """Channels of the stem: of all groups, or of the one that they share."""
+        return self.base_width if self.shared_stem else self.base_width * self.groups
 
     @property
     def widths(self) -> tuple[int, ...]:
         """Channels that each stage makes, over all groups; plain ones grow to 8 times the base."""
         largest = 3 if self.block == "plain" else len(self.blocks)
-        return tuple(
-            (self.stem_width << min(i, largest)) * self.expansion for i in range(len(self.blocks))
-        )
+        first = self.base_width * self.groups * self.expansion
+        return tuple(first << min(i, largest) for i in range(len(self.blocks)))
 
     @property
     def final_size(self) -> int:
@@ -168,6 +170,9 @@ class TrainConfig:
         True, "Whether cyclic shuffles stand between the stages (with more than one group)."
     )
     stem_bits: int = option(8, "Width of the stem's weights: 2, 4 or 8.", (2, 4, 8))
+    shared_stem: bool = option(
+        False, "Whether all groups read one stem of the base width, instead of one each."
+    )
     classifier_bits: int = option(8, "Width of the classifier's weights: 2, 4 or 8.", (2, 4, 8))
     architecture: str = option(
         "small",

@@ -22,6 +22,7 @@ from palquant.golden.hosted import ResidualInput
 from palquant.golden.layers import (
     BatchNormAffine,
     ChannelPermutation,
+    ChannelRepeat,
     CodeQuantizer,
     Logits,
     MaxPool,
@@ -122,6 +123,7 @@ class _Exporter:
         self.called: set[str] = set()
         self.steps: dict[str, float] = {}
         self.quantizers: dict[str, dict[str, Any]] = {}
+        self.repeats: dict[str, ir.Repeat] = {}  # by name; nodes once something reads them as such
 
     def graph(self, metadata: dict[str, Any]) -> ir.Graph:
         """Trace, convert every call, check."""
@@ -194,6 +196,9 @@ class _Exporter:
         return result
 
     def _append(self, node: ir.Node) -> str:
+        made = {each.name for each in self.nodes}
+        self.nodes += [self.repeats[name] for name in node.inputs
+                       if name in self.repeats and name not in made]  # fmt: skip
         self.nodes.append(node)
         return node.name
 
@@ -248,10 +253,14 @@ class _Exporter:
         thresholds, negate = bisect_thresholds(
             lambda v: quantize(x.function(v)), x.low, x.high, quantize.steps
         )
+        name = f"{path}.quantize"
         node = ir.Quantize(
-            name=f"{path}.quantize", input=x.tensor, bits=quantize.bits,
+            name=name, input=x.tensor, bits=quantize.bits,
             thresholds=thresholds.numpy(), negate=negate.numpy(),
         )  # fmt: skip
+        repeat = self.repeats.get(x.tensor) if len(thresholds) == 1 else None
+        if repeat is not None:  # channels that groups share are quantised once
+            node = replace(node, name=f"{name}.shared", input=repeat.input)
         self.quantizers[path] = {
             "activation_bits": quantize.bits,
             "activation_lower": float(quantize.lower),
@@ -263,7 +272,10 @@ class _Exporter:
         }
         limits = (torch.tensor([0]), torch.tensor([quantize.steps]))
         codes = weights.to_int(module.weight)
-        return self._convolution(path, module, self._append(node), codes, module.step, limits)
+        source = self._append(node)
+        if repeat is not None:
+            source = self._append(ir.Repeat(name=name, input=source, times=repeat.times))
+        return self._convolution(path, module, source, codes, module.step, limits)
 
     def _convolution(
         self, path: str, module: ParallelConvolution | WideConvolution, source: str,
@@ -319,6 +331,11 @@ class _Exporter:
         node = ir.Permute(name=path, input=x.tensor, permutation=module.permutation.numpy())
         return self._residual(self._append(node), stream)
 
+    def repeat(self, path: str, module: ChannelRepeat, x: _Real) -> _Real:
+        stream = self._stream_of(path, x)
+        self.repeats[path] = ir.Repeat(name=path, input=x.tensor, times=module.times)
+        return self._residual(path, stream)
+
     def max_pool(self, path: str, module: MaxPool, x: _Real) -> _Real:
         stream = self._stream_of(path, x)
         window = {k: (getattr(module, k),) * 2 for k in ("kernel", "stride", "padding")}
@@ -362,6 +379,7 @@ _HANDLERS: dict[type[nn.Module], tuple[list[type] | None, Callable[..., _Value]]
     nn.ReLU: ([_Real], _Exporter.relu),
     ResidualAdd: ([_Real, _Real], _Exporter.add),
     ChannelPermutation: ([_Real], _Exporter.permutation),
+    ChannelRepeat: ([_Real], _Exporter.repeat),
     MaxPool: ([_Real], _Exporter.max_pool),
     SumPool: ([_Real], _Exporter.sum_pool),
     CodeQuantizer: ([_Whole], _Exporter.code_quantizer),

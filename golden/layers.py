@@ -167,6 +167,22 @@ class ChannelPermutation(nn.Module):
         return x.index_select(1, self.permutation)
 
 
+class ChannelRepeat(nn.Module):
+    """The same channels several times: output channel c is input channel c mod C.
+
+    Parameters:
+        times: How often.
+    """
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Channels of x (N, C, H, W), repeated as a whole: (N, times * C, H, W)."""
+        return x.repeat(1, self.times, 1, 1)
+
+
 def channel_shuffle(channels: int, groups: int) -> ChannelPermutation:
     """Reshape to (G, C / G), transpose, flatten: a new group has channels of every old one."""
     return ChannelPermutation(torch.arange(channels).reshape(groups, -1).T.flatten())

@@ -35,7 +35,7 @@ class ResidualNetwork(nn.Module):
         self.input = InputQuantizer(config.image, config.mean, config.std, config.input_scale)
         self.stem = Stem(config, streams[0])
         self.body: list[str] = []
-        inputs = config.stem_width
+        inputs = config.base_width * config.groups
         for i, (width, stream) in enumerate(zip(config.widths, streams, strict=True)):
             if i and config.block == "plain":
                 self._append(f"pool{i + 1}", MaxPool(2, 2))

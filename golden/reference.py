@@ -31,6 +31,7 @@ from palquant.sw.graph import (
     Pool,
     Quantize,
     Relu,
+    Repeat,
     SumPool,
     TensorType,
 )
@@ -136,6 +137,8 @@ def _execute(graph: Graph, node: Node, inputs: list[Tensor]) -> Tensor:
             return (x + others[0]).clamp(kind.min, kind.max)
         case Permute():
             return x[:, torch.from_numpy(node.permutation)]
+        case Repeat():
+            return x.tile(1, node.times, 1, 1)
         case MaxPool():
             return _windows(node, x, kind.min).amax((-2, -1))
         case SumPool():

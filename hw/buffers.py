@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Module, Mux, Signal, Value, unsigned
+from amaranth import Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import wiring
-from amaranth.lib.memory import Memory, MemoryData
+from amaranth.lib.memory import Memory, MemoryData, ReadPort, WritePort
 from amaranth.lib.wiring import In
 
 from palquant.hw.config import DIGIT_BITS, Geometry
@@ -27,7 +27,9 @@ class Scratchpad(wiring.Component):
 
     Words and beats are parts of one long string of bits, lowest address first, lowest bit first.
     A physical row holds a whole number of both: as many bits as the wider of the two. The datapath
-    never waits: a write goes before a load, a read before a store.
+    never waits: a write goes before a load, a read before a store. Where a row holds several beats
+    and the datapath reads as well, the row that a store reads is kept for its further beats: they
+    need no port.
 
     Parameters:
         geometry: Sizes of the machine.
@@ -84,8 +86,8 @@ class Scratchpad(wiring.Component):
         """Arbitrate either port between the datapath and the bus."""
         m = Module()
         m.submodules.storage = storage = Memory(self.storage)
-        self._elaborate_write(m, storage)
-        self._elaborate_read(m, storage)
+        written = self._elaborate_write(m, storage)
+        self._elaborate_read(m, storage, written)
         return m
 
     def _place(self, address: Value, part_bits: int) -> tuple[Value, Value]:
@@ -93,7 +95,7 @@ class Scratchpad(wiring.Component):
         low = (self.row_bits // part_bits).bit_length() - 1
         return address[low:], address[:low]
 
-    def _elaborate_write(self, m: Module, storage: Memory) -> None:
+    def _elaborate_write(self, m: Module, storage: Memory) -> WritePort:
         port = storage.write_port(granularity=self.lane_bits)
         ports = _PORTS[self.memory]
 
@@ -132,39 +134,71 @@ class Scratchpad(wiring.Component):
                 m.d.comb += [port.addr.eq(row), port.en.eq(enables), port.data.eq(data)]
                 if "load" in ports:
                     m.d.comb += self.load.ready.eq(0)
+        return port
 
-    def _elaborate_read(self, m: Module, storage: Memory) -> None:
+    def _elaborate_read(self, m: Module, storage: Memory, written: WritePort) -> None:
         port = storage.read_port()
         ports = _PORTS[self.memory]
         m.d.comb += port.en.eq(0)
 
-        def selected(position: Value, enable: Value, part_bits: int, name: str) -> Value:
-            """The part of the row that was asked for in the cycle before."""
+        def held(position: Value, enable: Value, name: str) -> Value:
+            """The position that was asked for in the cycle before."""
             if not len(position):
-                return port.data
-            held = Signal.like(position, name=name)
+                return position
+            before = Signal.like(position, name=name)
             with m.If(enable):
-                m.d.sync += held.eq(position)
-            return port.data.word_select(held, part_bits)
+                m.d.sync += before.eq(position)
+            return before
 
+        def part(row: Value, position: Value, part_bits: int) -> Value:
+            return row.word_select(position, part_bits) if len(position) else row
+
+        kept: Value = Const(0)
         if "store" in ports:
-            row, position = self._place(self.store.address, self.geometry.bus_bits)
-            wanted = Signal()
+            bits = self.geometry.bus_bits
+            row, position = self._place(self.store.address, bits)
+            place = held(position, self.store.ready, "beat_position")
+            data: Value = port.data
+            if "read" in ports and len(position):
+                kept, data = self._elaborate_kept_row(m, port, row, position, written)
+            wanted = self.store.memory == self.memory
             m.d.comb += [
-                wanted.eq(self.store.memory == self.memory),
                 self.store.ready.eq(wanted),
                 port.addr.eq(row),
-                port.en.eq(wanted & self.store.valid),
-                self.store.data.eq(
-                    selected(position, wanted, self.geometry.bus_bits, "beat_position")
-                ),
+                port.en.eq(wanted & self.store.valid & ~kept),
+                self.store.data.eq(part(data, place, bits)),
             ]
         if "read" in ports:
             row, position = self._place(self.read.address, self.word_bits)
-            m.d.comb += self.read.data.eq(
-                selected(position, self.read.enable, self.word_bits, "word_position")
-            )
+            place = held(position, self.read.enable, "word_position")
+            m.d.comb += self.read.data.eq(part(port.data, place, self.word_bits))
             with m.If(self.read.enable):
                 m.d.comb += [port.addr.eq(row), port.en.eq(1)]
                 if "store" in ports:
-                    m.d.comb += self.store.ready.eq(0)
+                    m.d.comb += self.store.ready.eq(wanted & kept)
+
+    def _elaborate_kept_row(
+        self, m: Module, port: ReadPort, row: Value, position: Value, written: WritePort
+    ) -> tuple[Value, Value]:
+        """The row that was read last for a store.
+
+        Returns:
+            Whether the beat that is asked for is a further one of that row, and still the same;
+            and the row that the beat of the cycle before comes from.
+        """
+        content = Signal(self.row_bits, reset_less=True)
+        content_row = Signal.like(row)
+        valid, kept, from_content, read_before = Signal(), Signal(), Signal(), Signal()
+        reads = Signal()
+        m.d.comb += [
+            kept.eq(valid & (content_row == row) & (position != 0)),
+            reads.eq(self.store.valid & self.store.ready & ~kept),
+        ]
+        m.d.sync += [read_before.eq(reads), from_content.eq(kept)]
+        with m.If(read_before):
+            m.d.sync += content.eq(port.data)
+        with m.If(reads):
+            m.d.sync += [content_row.eq(row), valid.eq(1)]
+        with m.If(written.en.any() & (written.addr == Mux(reads, row, content_row))):
+            m.d.sync += valid.eq(0)
+        return kept, Mux(from_content, content, port.data)

@@ -293,7 +293,7 @@ COMPUTE = Layout(
         Field("saturation_bits", 5, "Width that affine and addition saturate to: 8 to 16."),
         Field("raw", 1, "The affine's 32-bit result, unsaturated, is what residual_out writes."),
         # Where results go
-        Field("steps", 6, "Memory steps of one beat: see isa.beat_steps."),
+        Field("steps", 6, "Memory steps of one beat, at least isa.beat_steps."),
         Field("scatter_groups", 4, "Groups that lanes are spread over: 1, or 2 to 8."),
         Field("first_lane", 8, "Lane of its word that the first result's lane 0 goes to."),
         *_code_fields(1),

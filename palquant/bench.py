@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from argparse import Namespace
 from collections.abc import Callable
@@ -104,22 +105,28 @@ def resnet18(options: Namespace) -> Report:
 
 
 def speedup(options: Namespace) -> Report:
-    """Cycles of PalQuant's networks against the 4-bit counterpart, for each stem."""
+    """Cycles of PalQuant's networks against the 4-bit counterpart, with the same bits in the stem.
+
+    Groups have a stem each, as released, or share one.
+    """
     machine = geometry(options.geometry)
     rows: list[Report] = []
-    for stem_bits in STEMS:
-        base: Report | None = None
-        for groups, bits in CONTENDERS:
+    counterparts: dict[int, Report] = {}  # by the stem's bits; a single group shares with nobody
+    for shared in (False, True):
+        for (groups, bits), stem_bits in itertools.product(CONTENDERS, STEMS):
+            if shared and groups == 1:
+                continue
             workload = Workload(
                 groups=groups,
                 bits=bits,
                 stem_bits=stem_bits,
+                shared_stem=shared,
                 size=options.size,
                 base_width=options.base_width,
                 seed=options.seed,
             )
             row = _row(workload, machine, options)
-            base = base or row
+            base = counterparts.setdefault(stem_bits, row)
             row["speedup_network"] = base["cycles"] / row["cycles"]
             row["speedup_quantized"] = base["quantized_cycles"] / row["quantized_cycles"]
             rows.append(row)

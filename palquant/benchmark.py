@@ -25,7 +25,7 @@ from palquant.sim.scoreboard import compare_outputs
 from palquant.sw.compile import compile_graph
 from palquant.sw.graph import Kind
 from palquant.sw.image import MemoryImage
-from palquant.sw.normalize import to_codes
+from palquant.sw.normalize import input_values
 from palquant.workloads import Workload, workload_graph
 
 IntArray = npt.NDArray[np.int64]
@@ -70,7 +70,7 @@ class Case:
         """Every tensor, as the integer reference computes it."""
         self._say("integer reference")
         began = time.monotonic()
-        found = run_reference(self.graph, to_codes(self.images, self.graph.input))
+        found = run_reference(self.graph, input_values(self.images, self.graph))
         self.reference_seconds = time.monotonic() - began
         return found
 

@@ -9,12 +9,14 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
-from palquant import __version__, commands, guard
+from palquant import __version__, commands, exchange, guard
 from palquant.golden.config import TrainConfig
 from palquant.golden.recipe import folder_defaults
 from palquant.golden.settings import BAD_IMAGES, DEVICES, RunSettings
 from palquant.hw.config import PRESETS
 
+#: Structures that released checkpoints may have.
+RELEASED = ("resnet18", "resnet34", "resnet50")
 #: Names of the benchmarks, ``bench.BENCHMARKS``.
 BENCHMARKS = ("resnet18", "speedup", "growth")
 DESCRIPTION = "Train, compile, simulate and compare 2-bit networks on the palquant accelerator."
@@ -196,6 +198,50 @@ def build_parser() -> argparse.ArgumentParser:
         TRAIN_EXAMPLES,
     )
     _train_options(train)
+
+    import_ = _add(
+        sub,
+        "import",
+        exchange.import_model,
+        "make a model of a QONNX file or of a released checkpoint",
+        "palquant import network.onnx -o build/network.npz\n"
+        "  palquant import g2_resnet18.pth --arch resnet18 --groups 2 --calibration images.npy "
+        "-o build/resnet18.npz",
+    )
+    import_.add_argument("file", type=Path, metavar="FILE", help="FILE.onnx, or a checkpoint")
+    import_.add_argument("--arch", choices=RELEASED, help="structure of a released checkpoint")
+    import_.add_argument(
+        "--groups", type=positive, metavar="G", help="groups of a released checkpoint"
+    )
+    import_.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="FILE.npy",
+        help="images that fixed-point ranges come from; a QONNX file needs them where it adds "
+        "floats",
+    )
+    import_.add_argument(
+        "--stem",
+        choices=("accelerator", "host"),
+        help="who computes stem and classifier of a released checkpoint: the accelerator with 8 "
+        "bits, or the host in floating point (default: accelerator)",
+    )
+    import_.add_argument("--quiet", action="store_true", help="show no progress")
+    import_.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="MODEL", help="model file to write"
+    )
+
+    export = _add(
+        sub,
+        "export",
+        exchange.export_model,
+        "write a model as a QONNX file",
+        "palquant export build/digits/model.npz -o build/digits.onnx",
+    )
+    export.add_argument("model", type=Path, metavar="MODEL", help="model file (palquant train)")
+    export.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FILE.onnx", help="file to write"
+    )
 
     compile_ = _add(
         sub,

@@ -169,11 +169,11 @@ def compare(options: Namespace) -> Report:
     from palquant.golden.reference import run as run_reference
     from palquant.sim.run import run_emulator, run_rtl
     from palquant.sim.scoreboard import compare_outputs
-    from palquant.sw.normalize import to_codes
+    from palquant.sw.normalize import input_values
 
     image = load_image(options.directory)
     images = read_images(options.input, options.images)
-    expected = run_reference(image.graph, to_codes(images, image.graph.input))
+    expected = run_reference(image.graph, input_values(images, image.graph))
     emulated = compare_outputs(image, run_emulator(image, images), expected)
     result, cycles = run_rtl(image, images)
     simulated = compare_outputs(image, result.outputs, expected)

@@ -90,7 +90,7 @@ def read_labels(path: Path, image: MemoryImage, number: int) -> npt.NDArray[Any]
     if labels.dtype.kind not in "iu":
         raise InputError(f"{path}: labels are {labels.dtype}, expected integers")
     labels = labels[:number]
-    classes = image.graph.shapes[image.graph.output.name].channels
+    classes = image.graph.classes
     outside = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(outside):
         raise InputError(

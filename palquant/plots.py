@@ -38,11 +38,11 @@ def layer_cycles(report: Report) -> Figure:
         left = [a + b for a, b in zip(left, cycles, strict=True)]
     # One long layer, the stem, would make slivers of all others: its bar is cut, not its number.
     limit = 1.2 * sorted(left)[-2] if len(left) > 1 else 1.2 * left[0]
-    for place, cycles in enumerate(left):
-        label = f" {cycles:,}{' →' if cycles > limit else ''}"
-        end, side = (limit, "right") if cycles > 0.9 * limit else (cycles, "left")
+    for place, total in enumerate(left):
+        label = f" {total:,}{' →' if total > limit else ''}"
+        end, side = (limit, "right") if total > 0.9 * limit else (total, "left")
         axes.text(end, place, label, va="center", ha=side, fontsize="x-small",
-                  color="white" if cycles > limit else "black")  # fmt: skip
+                  color="white" if total > limit else "black")  # fmt: skip
     axes.set_xlim(0, limit)
     axes.invert_yaxis()
     axes.margins(y=0.01)
@@ -64,15 +64,18 @@ def speedups(report: Report) -> Figure:
     found = {(row["network"], row["stem"]): row for row in rows}
     series = {"quantised layers": [found[name, stems[0]]["speedup_quantized"] for name in networks]}
     for stem in stems:
+        cells = [found.get((name, stem)) for name in networks]
         label = f"whole network, stem {stem}"
-        series[label] = [found[name, stem]["speedup_network"] for name in networks]
+        series[label] = [row["speedup_network"] if row else 0 for row in cells]
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.subplots()
+    axes.margins(y=0.1)
     width = 0.8 / len(series)
     for index, ((label, values), color) in enumerate(zip(series.items(), COLORS, strict=False)):
         places = [place + (index + 0.5) * width - 0.4 for place in range(len(networks))]
         bars = axes.bar(places, values, width, label=label, color=color)
-        axes.bar_label(bars, fmt="%.2f", fontsize="xx-small")
+        labels = [f"{value:.2f}" if value else "" for value in values]
+        axes.bar_label(bars, labels, fontsize="xx-small", rotation=90, padding=2)
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set_xticks(range(len(networks)), networks)
     axes.set_ylabel(f"speed-up over {networks[0]}")

@@ -30,6 +30,7 @@ class Workload:
         groups: Parallel groups G.
         bits: Width of weights and activations between stem and classifier.
         stem_bits: Width of the stem's weights; its activations have 8 bits.
+        shared_stem: Whether all groups read one stem.
         size: Height and width of the image.
         base_width: Channels of the first stage in each group.
         seed: Of weights and images.
@@ -39,14 +40,15 @@ class Workload:
     groups: int = 2
     bits: int = 2
     stem_bits: int = 8
+    shared_stem: bool = False
     size: int = 224
     base_width: int = 64
     seed: int = 0
 
     @property
     def stem(self) -> str:
-        """Width of the stem's activations and weights, such as ``8x8``."""
-        return f"8x{self.stem_bits}"
+        """Width of the stem's activations and weights, such as ``8x8`` or ``8x2 shared``."""
+        return f"8x{self.stem_bits}{' shared' if self.shared_stem else ''}"
 
     @property
     def network(self) -> str:
@@ -61,6 +63,7 @@ class Workload:
             weight_bits=self.bits,
             activation_bits=self.bits,
             stem_bits=self.stem_bits,
+            shared_stem=self.shared_stem,
             image=(3, self.size, self.size),
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum, auto
 from functools import cached_property
 
@@ -213,9 +213,21 @@ class Ports:
 
         Beats follow each other without a gap but for the datapath. ``first`` never goes back.
         """
-        last = first + beats - 1
         if port is None:
-            return last
+            return first + beats - 1
+        self._learn(port, first)
+        return self._pushed_back(port, first, beats)
+
+    def last_of_rows(self, port: Port, first: int, needed: Sequence[bool]) -> int:
+        """The same, for beats of which only some take the port."""
+        self._learn(port, first)
+        cycle = first - 1
+        for takes in needed:
+            cycle = self._pushed_back(port, cycle + 1, 1) if takes else cycle + 1
+        return cycle
+
+    def _learn(self, port: Port, first: int) -> None:
+        """Look at COMPUTEs that have started, and forget what was over before ``first``."""
         known, waiting = self._busy[port], self._waiting[port]
         while waiting:
             timing = waiting.popleft()
@@ -224,7 +236,10 @@ class Ports:
                 known.append((busy, busy - np.arange(len(busy))))
         while known and (not len(known[0][0]) or known[0][0][-1] < first):
             known.popleft()
-        for busy, free_before in known:
+
+    def _pushed_back(self, port: Port, first: int, beats: int) -> int:
+        last = first + beats - 1
+        for busy, free_before in self._busy[port]:
             # Beats are pushed back by as many busy cycles as lie before the last one's place:
             # the number k is the smallest with busy[begin + k] > last + k.
             begin = int(np.searchsorted(busy, first))

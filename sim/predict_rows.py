@@ -14,18 +14,40 @@ from palquant.sim.predict_events import Clock, Instruction
 
 
 @dataclass(frozen=True, eq=False)
+class Burst:
+    """A burst at the splitter's output.
+
+    Attributes:
+        instruction: Whose it is.
+        local: On-chip address of its first beat.
+        beats: Its length.
+        last: Whether it is its instruction's last.
+    """
+
+    instruction: Instruction
+    local: int
+    beats: int
+    last: bool
+
+    @property
+    def end(self) -> int:
+        """On-chip address behind its last beat."""
+        return self.local + self.beats
+
+
+@dataclass(frozen=True, eq=False)
 class Row:
     """A row of a transfer on its way through the walker.
 
     Attributes:
         instruction: Whose it is.
-        bursts: Lengths of its bursts.
+        bursts: Its bursts.
         earliest: First cycle in which it could leave the walker's second stage.
         last: Whether it is its instruction's last.
     """
 
     instruction: Instruction
-    bursts: list[int]
+    bursts: list[Burst]
     earliest: int
     last: bool
 
@@ -45,7 +67,7 @@ class Rows:
         self._regions = regions
         self._walks: deque[Iterator[Row]] = deque()
         self._row: Row | None = None  # the next one for the splitter
-        self._bursts: deque[int] = deque()  # of the row in the splitter
+        self._bursts: deque[Burst] = deque()  # of the row in the splitter
         self._split: Row | None = None
         self._entered = 0  # cycle in which the splitter took it
         self._freed = 0  # cycle in which its last burst left
@@ -65,12 +87,11 @@ class Rows:
         """Whether the walker takes an instruction in this cycle."""
         return not self._walking and cycle >= self._ready
 
-    def burst(self, cycle: int) -> tuple[int, Instruction, bool] | None:
-        """Beats, instruction, and whether it is the last, of the burst at the splitter's output."""
+    def burst(self, cycle: int) -> Burst | None:
+        """The burst at the splitter's output."""
         if self._split is None or cycle <= self._entered:
             return None
-        last = self._split.last and len(self._bursts) == 1
-        return self._bursts[0], self._split.instruction, last
+        return self._bursts[0]
 
     def next(self, cycle: int) -> None:
         """The burst is taken in this cycle."""
@@ -93,15 +114,18 @@ class Rows:
         for row in range(f["rows"]):
             start = (base + f["dram_offset"] + row * f["dram_stride"]) // beat
             bursts = []
+            local = f["address"] + row * f["stride"]
             left = f["row_beats"]
+            final = row == f["rows"] - 1
             while left:
                 size = min(left, longest - start % longest)
-                bursts.append(size)
+                bursts.append(Burst(instruction, local, size, final and size == left))
                 start += size
+                local += size
                 left -= size
             # Each row is a cycle behind the one before; the third stage is the splitter's input.
             earliest = cycle + RowWalker.LATENCY - 1 + row
-            yield Row(instruction, bursts, earliest, row == f["rows"] - 1)
+            yield Row(instruction, bursts, earliest, final)
 
     def _resolve(self) -> None:
         """Move on as far as it is known when: from second stage to third, from there on."""

@@ -11,8 +11,8 @@ from palquant.hw.config import Geometry
 from palquant.hw.isa import Memory
 from palquant.hw.store import StoreEngine
 from palquant.sim.predict_compute import Port, Ports
-from palquant.sim.predict_events import Clock, Dispatch, Instruction
-from palquant.sim.predict_rows import Rows
+from palquant.sim.predict_events import Clock, Dispatch
+from palquant.sim.predict_rows import Burst, Rows
 
 #: Where the datapath's writes go before LOAD's.
 _LOAD_PORTS = {
@@ -140,24 +140,24 @@ class Load:
             if self._blocked(cycle):
                 self._clock.at(cycle + 1)
             else:
-                self._ask(cycle, *burst)
+                self._ask(cycle, burst)
         if self._rows.free(cycle):
             head = self._dispatch.head()
             if head is not None:
                 self._dispatch.take(cycle)
                 self._rows.take(cycle, head)
 
-    def _ask(self, cycle: int, beats: int, instruction: Instruction, last: bool) -> None:
+    def _ask(self, cycle: int, burst: Burst) -> None:
         def ends(now: int) -> None:
             self._in_flight -= 1
-            if last:
-                self._dispatch.complete(now, instruction)
+            if burst.last:
+                self._dispatch.complete(now, burst.instruction)
 
         self._in_flight += 1
-        self.beats += beats
+        self.beats += burst.beats
         self._rows.next(cycle)
-        port = _LOAD_PORTS.get(Memory(instruction.fields["memory"]))
-        self._channel.ask(cycle, beats, port, ends)
+        port = _LOAD_PORTS.get(Memory(burst.instruction.fields["memory"]))
+        self._channel.ask(cycle, burst.beats, port, ends)
 
 
 class Store:
@@ -188,7 +188,9 @@ class Store:
         self._limit = geometry.outstanding_bursts
         self._latency = latency
         self._in_flight = 0
-        self._reading: tuple[int, int, Port | None, Instruction, bool] | None = None
+        self._row_beats = max(1, geometry.residual_bits_per_word // geometry.bus_bits)
+        self._kept = -1  # row of the residual memory that was read last
+        self._reading: tuple[int, Burst, Port | None] | None = None
         self._end = 0  # cycle in which the last beat of the burst is read
         self._response = 0  # cycle of the last response
         self.beats = 0  # asked for so far
@@ -197,12 +199,11 @@ class Store:
         """Begin a burst, take an instruction."""
         burst = self._rows.burst(cycle)
         if burst is not None and self._in_flight < self._limit and self._reading is None:
-            beats, instruction, last = burst
-            port = _STORE_PORTS.get(Memory(instruction.fields["memory"]))
+            port = _STORE_PORTS.get(Memory(burst.instruction.fields["memory"]))
             self._in_flight += 1
-            self.beats += beats
+            self.beats += burst.beats
             self._rows.next(cycle)
-            self._reading = (cycle + 1, beats, port, instruction, last)
+            self._reading = (cycle + 1, burst, port)
             self._end = 0
             self._plan()
         if self._rows.free(cycle):
@@ -218,24 +219,34 @@ class Store:
 
     def _plan(self) -> None:
         assert self._reading is not None
-        first, beats, port, _, _ = self._reading
-        end = self._ports.last(port, first, beats)
+        end = self._last(*self._reading)
         if end != self._end:
             self._end = end
             self._clock.at(end, self._read)
+
+    def _last(self, first: int, burst: Burst, port: Port | None) -> int:
+        """Cycle in which the last beat is read, the first from cycle ``first`` on."""
+        if port is None or self._row_beats == 1:
+            return self._ports.last(port, first, burst.beats)
+        # A row is read once, for all of its beats.
+        needed = [not local % self._row_beats for local in range(burst.local, burst.end)]
+        needed[0] |= burst.local // self._row_beats != self._kept
+        return self._ports.last_of_rows(port, first, needed)
 
     def _read(self, cycle: int) -> None:
         """The last beat of a burst is read: the next one may begin, the response follows."""
         if self._reading is None or cycle != self._end:
             return  # planned otherwise meanwhile
-        _, _, _, instruction, last = self._reading
+        _, burst, port = self._reading
         self._reading = None
+        if port is not None:
+            self._kept = (burst.end - 1) // self._row_beats
         sent = cycle + StoreEngine.DATA_LATENCY
         self._response = max(sent + self._latency, self._response + 1)
 
         def acknowledged(now: int) -> None:
             self._in_flight -= 1
-            if last:
-                self._dispatch.complete(now, instruction)
+            if burst.last:
+                self._dispatch.complete(now, burst.instruction)
 
         self._clock.at(self._response + 1, acknowledged)

@@ -96,11 +96,18 @@ class _Assigner:
                 self.classes.join(tensor, _after(layer))
             if not isinstance(layer.operation, Convolution):
                 self.classes.join(layer.input, _before(layer))
+            if layer.residual is not None and self._repeated(layer):
+                continue  # its channels are found behind each other in each group; see _collect
             if layer.residual is not None and layer.permutation is None:
                 self.classes.join(self.network.stored(layer.residual), _after(layer))
             elif layer.residual is not None:
                 # The residual has its consumer's *new* channel order, with groups replaced.
                 self.classes.join(layer.residual, _after(layer))
+
+    def _repeated(self, layer: Layer) -> bool:
+        """Whether the residual that a layer adds has fewer channels than its results."""
+        assert layer.residual is not None
+        return self.network.graph.shapes[layer.residual].channels < layer.shape.channels
 
     def _need(self, name: str, groups: int, channels: int) -> None:
         root = self.classes.find(name)
@@ -116,7 +123,17 @@ class _Assigner:
             groups = layer.operation.groups if isinstance(layer.operation, Convolution) else 1
             self._need(_before(layer), groups, layer.shape.channels)
             self._need(_after(layer), 1, layer.shape.channels)
-            self._need(self.network.stored(layer.input), groups, layer.input_shape.channels)
+            stored = self.network.stored(layer.input)
+            channels = layer.input_shape.channels
+            if stored != layer.input:
+                channels = self.network.graph.shapes[stored].channels
+            repeats = layer.input_shape.channels // channels
+            if groups % repeats:
+                raise UnsupportedLayerError(
+                    f"{layer.name}: its {groups} groups read {channels} channels {repeats} times "
+                    f"(supported: a multiple of {repeats} groups)"
+                )
+            self._need(stored, groups // repeats, channels)
         for layer in self.network.layers:
             if layer.permutation is not None:
                 groups = math.lcm(
@@ -168,7 +185,9 @@ class _Assigner:
         tensors[name] = placements[self.classes.find(name)]
         foreign: dict[str, Placement] = {}
         for layer in self.network.layers:
-            if layer.residual is not None and layer.permutation is not None:
+            if layer.residual is None or self._repeated(layer):
+                continue
+            if layer.permutation is not None:
                 foreign[layer.residual] = self._foreign(layer, placements)
         for layer in self.network.layers:
             before = placements[self.classes.find(_before(layer))]
@@ -191,6 +210,9 @@ class _Assigner:
                     tensors[code.tensor] = _permuted(memory, code.permutation)
         for alias, (source, permutation) in self.network.aliases.items():
             tensors[alias] = _permuted(tensors[source], permutation)
+        for layer in self.network.layers:
+            if layer.residual is not None and self._repeated(layer):
+                _check_repeated(layer, computed[layer.name], tensors[layer.residual])
         return Assignment(tensors, computed, target)
 
     def _foreign(self, layer: Layer, placements: dict[str, Placement]) -> Placement:
@@ -212,6 +234,18 @@ class _Assigner:
                 f"{', '.join(readers) or 'the network output'} reads it too"
             )
         return _permuted(placements[self.classes.find(_before(layer))], layer.permutation)
+
+
+def _check_repeated(layer: Layer, computed: Placement, residual: Placement) -> None:
+    """A repeated residual must have its channels where the array has them, group by group."""
+    channel = np.arange(layer.shape.channels) % residual.channels
+    if layer.permutation is not None or not np.array_equal(
+        computed.slot % residual.slots, residual.slot[channel]
+    ):
+        raise UnsupportedLayerError(
+            f"{layer.name}: adds the {residual.channels} channels of {layer.residual} repeatedly, "
+            "to channels in another order"
+        )
 
 
 def _permuted(placement: Placement, permutation: Ints) -> Placement:

@@ -30,6 +30,7 @@ class TileAddresses:
         input_low: That input row's number in the whole tensor.
         input_rows: Input rows that exist for the tile.
         residual_in: Word of the first residual row, or None.
+        residual_leaves: Whether the residual that the layer makes is stored to DRAM.
         resident: Tensor -> word of the tile's first row in activation or residual memory.
         buffer: Tensor of codes -> word of the tile's first row in the output buffer, or None.
     """
@@ -41,6 +42,7 @@ class TileAddresses:
     input_low: int
     input_rows: int
     residual_in: int | None = None
+    residual_leaves: bool = False
     resident: dict[str, int | None] = field(default_factory=dict)
     buffer: dict[str, int | None] = field(default_factory=dict)
 
@@ -101,8 +103,10 @@ def compute_fields(
     if layer.residual is not None:
         assert tile.residual_in is not None
         layout = network.layouts[layer.residual]
-        # The residual lies where the layer computes, before its lanes are scattered.
-        f["residual_in_address"] = tile.residual_in + segment.start // g.lanes
+        # The residual lies where the layer computes, before its lanes are scattered. Groups that
+        # share it find it at the same words.
+        start = segment.start % layout.placement.slots
+        f["residual_in_address"] = tile.residual_in + start // g.lanes
         f["residual_in_row_stride"] = layout.row_words
         f["residual_in_pixel_stride"] = layout.pixel_words
         f["residual_in_address"] += column * layout.pixel_words
@@ -122,8 +126,15 @@ def compute_fields(
             for memory in ("activation", "output"):
                 f[f"{prefix}{memory}_address"] += column * layout.pixel_words
     f["steps"] = _steps(layer, f, g)
+    if tile.residual_leaves and not isinstance(layer.operation, Convolution):
+        # A pool reads a residual word every cycle. Stores read through the same port, and would
+        # wait until it ends; so each result, which is a word, leaves them a cycle.
+        f["steps"] = max(f["steps"], min(_STEPS_MAX, f["kernel_rows"] * f["kernel_columns"] + 1))
     return f
 
+
+#: Largest value of the field.
+_STEPS_MAX = next(item.max for item in isa.COMPUTE.fields if item.name == "steps")
 
 #: Fields of a COMPUTE that makes no codes.
 _NO_CODES = {
@@ -159,12 +170,12 @@ def _steps(layer: Layer, f: dict[str, int], geometry: Geometry) -> int:
             to the same memory, scattered over 8 groups.
     """
     steps = isa.beat_steps(f, geometry.raw_planes)
-    most = next(item.max for item in isa.COMPUTE.fields if item.name == "steps")
-    if steps > most:
+    if steps > _STEPS_MAX:
         bits = " and ".join(str(code.bits) for code in layer.codes)
         raise UnsupportedLayerError(
             f"{layer.name}: writes codes of {bits} bits, scattered over {f['scatter_groups']} "
-            f"groups, which takes {steps} memory steps for each beat (supported: at most {most})"
+            f"groups, which takes {steps} memory steps for each beat (supported: at most "
+            f"{_STEPS_MAX})"
         )
     return steps
 

@@ -115,6 +115,10 @@ class Emitter:
         )
         if len(member.reads) > 1:
             tile.residual_in = find(member.reads[1], first)
+        tile.residual_leaves = any(
+            home(layout) is Memory.RESIDUAL and self.chip.goes_to_dram(layout, group)
+            for layout in member.writes
+        )
         for layout in member.writes:
             start = tiling.find(Role.STRIP, member.index, layout.name, first)
             if group.kept[layout.name]:

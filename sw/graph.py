@@ -13,6 +13,7 @@ Affine          accumulator, residual                          residual
 Relu            residual                                       residual
 Add             residual + residual, of equal bits             residual
 Permute         codes, residual                                the same kind
+Repeat          codes, residual                                the same kind
 MaxPool         residual                                       residual
 SumPool         residual                                       accumulator
 Quantize        accumulator, residual                          codes of 1 to 4 bits
@@ -52,6 +53,7 @@ from palquant.sw.operations import (
     Pool,
     Quantize,
     Relu,
+    Repeat,
     Shape,
     SumPool,
     TensorType,
@@ -80,6 +82,7 @@ __all__ = [
     "Pool",
     "Quantize",
     "Relu",
+    "Repeat",
     "Shape",
     "SumPool",
     "TensorType",
@@ -96,6 +99,7 @@ RULES: dict[type[Node], frozenset[Kind]] = {
     Relu: frozenset({Kind.RESIDUAL}),
     Add: frozenset({Kind.RESIDUAL}),
     Permute: frozenset({Kind.CODES, Kind.RESIDUAL}),
+    Repeat: frozenset({Kind.CODES, Kind.RESIDUAL}),
     MaxPool: frozenset({Kind.RESIDUAL}),
     SumPool: frozenset({Kind.RESIDUAL}),
     Quantize: frozenset({Kind.ACCUMULATOR, Kind.RESIDUAL}),
@@ -288,6 +292,10 @@ def _infer(graph: Graph, node: Node) -> tuple[Shape, TensorType]:
         if node.permutation.ndim != 1 or not np.array_equal(order, np.arange(source.channels)):
             raise refuse(f"is no permutation of {source.channels} channels")
         return source, kind
+    if isinstance(node, Repeat):
+        if node.times < 1:
+            raise refuse(f"repeats channels {node.times} times (supported: at least once)")
+        return Shape(source.channels * node.times, source.height, source.width), kind
     if isinstance(node, Pool):
         if min(*node.kernel, *node.stride) < 1:
             raise refuse(f"kernel {node.kernel} and stride {node.stride} must be positive")

@@ -59,7 +59,8 @@ class Layer:
         affine: Requantization, or None.
         relu_before: ReLU before the addition.
         permutation: New channel c of the results is the operation's channel permutation[c].
-        residual: Tensor that is added, or None.
+        residual: Tensor that is added, or None; where it has fewer channels than the results, each
+            group adds the same.
         relu_after: ReLU after the addition.
         saturation_bits: Width of the residual stream here, or 0.
         codes: Code tensors that it makes, at most two.

@@ -29,6 +29,7 @@ from palquant.sw.graph import (
     Pool,
     Quantize,
     Relu,
+    Repeat,
 )
 from palquant.sw.layer import AffineStep, CodeOutput, Layer
 
@@ -45,7 +46,7 @@ class LoweredNetwork:
         graph: The graph.
         layers: In execution order.
         aliases: Tensors that are not stored, because they are another tensor with its channels
-            permuted: name -> (stored tensor, permutation).
+            permuted or repeated: name -> (stored tensor, its channel for each channel).
         gathered: Convolution that reads the network's input as one channel per tap, or None.
     """
 
@@ -82,7 +83,7 @@ class _Lowering:
                 continue
             if isinstance(node, Convolution | Pool):
                 self._layer(node, node.input, node.name)
-            elif isinstance(node, Permute):
+            elif isinstance(node, Permute | Repeat):
                 self._alias(node)
             elif isinstance(node, Affine | Quantize | Clamp) and self._is_residual(node.input):
                 self._requantization(node)
@@ -97,12 +98,16 @@ class _Lowering:
     def _is_residual(self, tensor: str) -> bool:
         return self.graph.types[tensor].kind is Kind.RESIDUAL
 
-    def _alias(self, node: Permute) -> None:
-        source, permutation = node.input, node.permutation
+    def _alias(self, node: Permute | Repeat) -> None:
+        source = node.input
+        if isinstance(node, Permute):
+            channels = node.permutation
+        else:
+            channels = np.tile(np.arange(self.graph.shapes[source].channels), node.times)
         if source in self.network.aliases:
             source, inner = self.network.aliases[source]
-            permutation = inner[permutation]
-        self.network.aliases[node.name] = (source, permutation)
+            channels = inner[channels]
+        self.network.aliases[node.name] = (source, channels)
 
     def _requantization(self, node: Affine | Quantize | Clamp) -> None:
         """A layer that only reads residuals and post-processes them."""
@@ -172,12 +177,17 @@ class _Lowering:
         return False
 
     def _absorb_addition(self, layer: Layer, node: Add, bits: int) -> bool:
-        others = [name for name in node.inputs if name in self.materialized]
+        others = [name for name in node.inputs if self._addend(name) in self.materialized]
         if isinstance(layer.operation, Pool) or len(others) != 1:
             return False
-        layer.residual = others[0]
+        layer.residual = self._addend(others[0])
         layer.saturation_bits = bits
         return True
+
+    def _addend(self, tensor: str) -> str:
+        """The tensor itself, or the one that it repeats."""
+        node = self.graph[tensor]
+        return self.network.stored(node.input) if isinstance(node, Repeat) else tensor
 
     def _outputs(self, layer: Layer, value: str, users: list[Node], only: Node | None) -> None:
         """Decide what leaves the layer: up to two code tensors, and a residual if one is read."""

@@ -232,6 +232,19 @@ class Permute(UnaryNode):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Repeat(UnaryNode):
+    """The same channels several times: output channel c is input channel c mod C.
+
+    What groups share, such as one stem, is computed and stored once, and read by each of them.
+
+    Parameters:
+        times: How often, at least 1.
+    """
+
+    times: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Pool(UnaryNode):
     """Window reduction.
 
@@ -310,6 +323,7 @@ OPERATIONS: dict[str, type[Node]] = {
         Relu,
         Add,
         Permute,
+        Repeat,
         MaxPool,
         SumPool,
         Quantize,

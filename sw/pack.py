@@ -70,12 +70,12 @@ def group_input(
     """
     size = node.weight.shape[1]
     channels = np.arange(group * size, (group + 1) * size)
-    per_group = placement.groups // node.groups
     first = int(placement.group[channels].min())
-    span = per_group * placement.span
+    groups = int(placement.group[channels].max()) - first + 1
     where = placement.slot[channels] - first * placement.span
-    whole = per_group * (placement.channels // placement.groups) == size
-    if not whole or int(where.max()) >= span:
+    # Channels that are repeated are stored once.
+    stored = len(np.unique(placement.slot)) // placement.groups
+    if groups * stored != size or len(np.unique(where)) != size:
         raise UnsupportedLayerError(
             f"{layer.name}: the channels of its group {group} are spread over several groups of "
             f"{layer.input}; supported are permutations of whole groups"

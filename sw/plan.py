@@ -15,7 +15,7 @@ from palquant.sw.graph import Kind
 from palquant.sw.layout import TensorLayout
 from palquant.sw.network import PlacedNetwork
 from palquant.sw.segments import Segment
-from palquant.sw.tile import OnChip, Tiling, input_rows
+from palquant.sw.tile import OnChip, Tiling, home, input_rows, window
 
 #: Beats that a group's last tile may store; taller tiles are lowered if that costs nothing.
 MAX_TAIL_BEATS = 2048
@@ -117,7 +117,7 @@ class Planner:
                 continue
             if self._passing(layout, index):
                 passing.append(layout)
-            else:
+            elif not self._crowds(member, layout):
                 kept[layout.name] = self.chip.keep(layout)
         longer = group.with_member(member, kept, net)
         if passing and (len(longer.members) == most or not longer.joins(Member.of(net, index + 1))):
@@ -147,6 +147,20 @@ class Planner:
                 break
             tiling = lower
         return tiling
+
+    def _crowds(self, member: Member, layout: TensorLayout) -> bool:
+        """Whether a large result would leave little room for the rows that its layer reads.
+
+        They overlap from tile to tile: the lower the tiles, the more often rows are loaded.
+        """
+        source = member.reads[0]
+        kernel, stride, _ = window(member.layer)
+        return (
+            kernel > stride
+            and self.chip.large(layout)
+            and home(source) is home(layout)
+            and source.name not in self.chip.resident
+        )
 
     # Cost
 

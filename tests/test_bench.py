@@ -73,9 +73,13 @@ def test_speedup_goes_on_where_it_was_interrupted(tmp_path, monkeypatch, capsys)
     assert main([*arguments, "--json", str(path)]) == 130
     assert not path.exists()
     assert main([*arguments, "--json", str(path)]) == 0
-    assert [workload.groups for workload in measured] == [1, 1, 2, 2, 2]
+    assert [workload.groups for workload in measured] == [1, 1, 2, 2, 2, 2, 2]
     rows = json.loads(path.read_text())["rows"]
     assert all(set(row) >= ROW_FIELDS for row in rows)
-    assert [row["mismatches"] for row in rows] == [0, 0]
+    assert [row["mismatches"] for row in rows] == [0, 0, 0]
+    assert [row["stem"] for row in rows] == ["8x8", "8x8", "8x8 shared"]
     assert rows[0]["speedup_quantized"] == rows[0]["speedup_network"] == 1
-    assert rows[1]["speedup_quantized"] == rows[0]["quantized_cycles"] / rows[1]["quantized_cycles"]
+    for row in rows:
+        assert row["speedup_quantized"] == rows[0]["quantized_cycles"] / row["quantized_cycles"]
+        assert row["speedup_network"] == rows[0]["cycles"] / row["cycles"]
+    assert rows[2]["cycles"] < rows[1]["cycles"]

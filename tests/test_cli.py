@@ -262,7 +262,8 @@ def test_every_command_has_help_with_an_example():
     assert "a first run:" in parser.format_help()
     choices = next(action.choices for action in parser._actions if action.choices)
     assert set(choices) == {
-        "train", "compile", "simulate", "compare", "generate", "bench", "inspect"
+        "train", "import", "export", "compile", "simulate", "compare", "generate", "bench",
+        "inspect",
     }  # fmt: skip
     for command in choices.values():
         text = command.format_help()

@@ -59,7 +59,7 @@ def test_load_and_store_copy_rows():
         (Opcode.LOAD, {"wait_load": 1}, "waits for a token from load, which is illegal"),
         (Opcode.LOAD, {"signal_load": 1}, "signals load, which is illegal"),
         (Opcode.STORE, {"memory": Memory.OUTPUT}, "stores relative to INPUT, not OUTPUT"),
-        (Opcode.COMPUTE, {"steps": 2}, "steps is 2, expected 1"),
+        (Opcode.COMPUTE, {"steps": 0}, "steps is 0, expected at least 1"),
         (Opcode.COMPUTE, {"output_rows": 0}, "empty output"),
         (Opcode.COMPUTE, {"scatter_groups": 9, "steps": 9}, "scatter_groups is 9"),
         (Opcode.COMPUTE, {"affine": 1, "saturation_bits": 7}, "saturation_bits is 7"),

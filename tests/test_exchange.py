@@ -1,0 +1,84 @@
+"""``palquant import`` and ``palquant export``: networks of other tools, and ours for them."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from released import calibration_images, checkpoint, save, trained
+
+from palquant.cli import main
+from palquant.golden.config import NetworkConfig
+from palquant.golden.random_network import calibrated_graph
+from palquant.sw.model import load_model, save_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A small network's model file."""
+    config = NetworkConfig(base_width=4, blocks=(1,))
+    images = np.random.default_rng(0).random((4, 1, 8, 8), np.float32)
+    path = tmp_path_factory.mktemp("exchange") / "model.npz"
+    save_model(calibrated_graph(config, 0, images), path)
+    return path
+
+
+@pytest.fixture
+def released(tmp_path):
+    """A checkpoint of the released format, and images to calibrate with."""
+    save(checkpoint(trained("resnet18", 2, 4, 40)), tmp_path / "released.pth")
+    np.save(tmp_path / "images.npy", calibration_images()[:8])
+    return tmp_path / "released.pth", tmp_path / "images.npy"
+
+
+def refusal(capsys, *arguments):
+    assert main([*map(str, arguments)]) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    return lines[0].removeprefix("palquant: ")
+
+
+def test_an_exported_model_returns(model, tmp_path, capsys):
+    path, back = tmp_path / "model.onnx", tmp_path / "back.npz"
+    assert main(["export", str(model), "-o", str(path)]) == 0
+    report = tmp_path / "import.json"
+    assert main(["import", str(path), "-o", str(back), "--json", str(report)]) == 0
+    assert f"{back}, " in capsys.readouterr().out
+    first, second = load_model(model), load_model(back)
+    assert [node.name for node in first] == [node.name for node in second]
+    found = json.loads(report.read_text())
+    assert found["nodes"] == len(first.nodes)
+    assert found["doubtful"] == found["fitted"] == found["calibrated"] == {}
+
+
+@pytest.mark.parametrize("stem", ["accelerator", "host"])
+def test_a_released_checkpoint_becomes_a_model_that_runs(released, stem, tmp_path, capsys):
+    path, images = released
+    made, image = tmp_path / "model.npz", tmp_path / "image"
+    options = ["--arch", "resnet18", "--groups", "2", "--calibration", str(images), "--stem", stem]
+    assert main(["import", str(path), *options, "--quiet", "-o", str(made)]) == 0
+    assert "get the float network's class" in capsys.readouterr().out
+    assert main(["compile", str(made), "--geometry", "tiny", "-o", str(image)]) == 0
+    report = tmp_path / "compare.json"
+    compare = ["compare", str(image), "--input", str(images), "--images", "1"]
+    assert main([*compare, "--json", str(report)]) == 0
+
+
+def test_refusals(model, released, tmp_path, capsys):
+    path, images = released
+    made = tmp_path / "made.npz"
+    text = refusal(capsys, "import", path, "-o", made)
+    assert text == (
+        f"{path}: a released checkpoint needs --arch, --groups, --calibration "
+        "(QONNX files end with .onnx)"
+    )
+    options = ["--arch", "resnet18", "--calibration", images, "--quiet", "-o", made]
+    assert "has G=2, not G=3" in refusal(capsys, "import", path, "--groups", 3, *options)
+    text = refusal(capsys, "import", tmp_path / "x.onnx", "--arch", "resnet18", "-o", made)
+    assert text.endswith("x.onnx: a QONNX file; --arch is for released checkpoints")
+    assert "x.onnx" in refusal(capsys, "import", tmp_path / "x.onnx", "-o", made)
+    torch.save({"a": print}, tmp_path / "code.pth")
+    assert "code.pth" in refusal(capsys, "import", tmp_path / "code.pth", "--groups", 2, *options)
+    text = refusal(capsys, "export", model, "-o", tmp_path / "model.txt")
+    assert text.endswith("model.txt: a QONNX file's name ends with .onnx")
+    assert not made.exists()
