@@ -27,8 +27,8 @@ $(STAMP):
 run: $(STAMP) ## Train, compile, simulate the RTL and compare every value, end to end
 	$(BIN)/python -m palquant.demo $(ARGS)
 
-bench: $(STAMP) ## Measure ResNet-18, the speed-up over 4 bits, and growth with the image
-	for name in resnet18 speedup growth; do \
+bench: $(STAMP) ## Measure ResNet-18, the speed-up over 4 bits, growth with the image, accuracy
+	for name in resnet18 speedup growth accuracy; do \
 		$(BIN)/palquant bench $$name --json build/bench/$$name.json \
 			--plot build/bench/$$name.svg || exit 1; done
 

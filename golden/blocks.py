@@ -89,7 +89,7 @@ class _ResidualBlock(nn.Module):
         self.downsample = nn.Identity()
         if stride != 1 or inputs != outputs:
             self.downsample = Downsample(config, inputs, outputs, stride, stream)
-            if config.groups > 1:
+            if config.groups > 1 and config.channel_shuffle:
                 self.shuffle = channel_shuffle(outputs, config.groups)
         self.add = ResidualAdd(stream)
         self.relu = nn.ReLU()

@@ -52,6 +52,7 @@ class NetworkConfig:
         activation_bits: Width of the activations between stem and classifier, 1 to 4.
         residual_bits: Width of the residual stream, 8 to 16.
         shuffle: Whether cyclic shuffles stand between the stages (with more than one group).
+        channel_shuffle: Whether blocks that change the shape shuffle the groups' channels.
         block: What stages are made of: "basic" and "bottleneck" blocks with identity paths, or
             "plain" convolutions with a max-pool before each stage but the first.
         blocks: Blocks of each stage.
@@ -76,6 +77,7 @@ class NetworkConfig:
     activation_bits: int = 2
     residual_bits: int = 16
     shuffle: bool = True
+    channel_shuffle: bool = True
     block: str = "basic"
     blocks: tuple[int, ...] = (1, 1, 1)
     classes: int = 10
@@ -112,6 +114,7 @@ class NetworkConfig:
         """Short description, such as ``w16-g2-w2a2``."""
         return (f"w{self.base_width}-g{self.groups}-w{self.weight_bits}a{self.activation_bits}"
                 + ("" if self.shuffle or self.groups == 1 else "-noshuffle")
+                + ("" if self.channel_shuffle or self.groups == 1 else "-nochannelshuffle")
                 + ("-sharedstem" if self.shared_stem and self.groups > 1 else ""))  # fmt: skip
 
     @property
@@ -169,6 +172,9 @@ class TrainConfig:
     shuffle: bool = option(
         True, "Whether cyclic shuffles stand between the stages (with more than one group)."
     )
+    channel_shuffle: bool = option(
+        True, "Whether blocks that change the shape shuffle the groups' channels."
+    )
     stem_bits: int = option(8, "Width of the stem's weights: 2, 4 or 8.", (2, 4, 8))
     shared_stem: bool = option(
         False, "Whether all groups read one stem of the base width, instead of one each."
@@ -199,6 +205,10 @@ class TrainConfig:
         True,
         "Whether training images are changed at random: digits move by up to one pixel, images of "
         "folders are cropped and mirrored.",
+    )
+    noise: float = option(
+        0.0,
+        "Standard deviation of the noise on digits, in training and held out; pixels are 0 to 1.",
     )
     crop: str = option(
         "resized",
@@ -247,7 +257,7 @@ class TrainConfig:
                                          f"{getattr(self, name)}")  # fmt: skip
         for name in (
             "learning_rate", "momentum", "weight_decay", "quantizer_learning_rate",
-            "gradient_scaling",
+            "gradient_scaling", "noise",
         ):  # fmt: skip
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
@@ -261,6 +271,8 @@ class TrainConfig:
         if self.seed < 0 or self.split_seed < 0:
             raise ConfigurationError("seeds must be at least 0, not "
                                      f"{min(self.seed, self.split_seed)}")  # fmt: skip
+        if self.dataset != "digits" and self.noise:
+            raise ConfigurationError("noise is for the digits alone")
         if self.dataset == "digits" and (self.image_size, self.classes) != (8, 10):
             raise ConfigurationError("the digits are images of 8 pixels in 10 classes, not of "
                                      f"{self.image_size} in {self.classes}")  # fmt: skip

@@ -63,6 +63,19 @@ def shift_images(images: Images, rng: np.random.Generator, reach: int = 1) -> Im
     return np.ascontiguousarray(moved.transpose(0, 3, 1, 2))
 
 
+def add_noise(images: Images, rng: np.random.Generator, deviation: float) -> Images:
+    """Images with normally distributed noise on every pixel, limited to 0..1.
+
+    Parameters:
+        images: Any shape.
+        rng: Source of the noise.
+        deviation: Standard deviation, at least 0.
+    """
+    noise = rng.normal(0, deviation, images.shape).astype(np.float32)
+    noisy: Images = np.clip(images + noise, 0, 1)
+    return noisy
+
+
 def synthetic_images(
     count: int, shape: tuple[int, int, int], seed: int = 0
 ) -> npt.NDArray[np.uint8]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,7 +19,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from palquant.errors import ConfigurationError, InputError
 from palquant.golden.config import TrainConfig
-from palquant.golden.data import Labels, Split, load_digits_split, shift_images
+from palquant.golden.data import Labels, Split, add_noise, load_digits_split, shift_images
 from palquant.golden.distributed import Process
 from palquant.golden.image_folder import ImageFolder, open_image_folder
 from palquant.golden.image_loader import (
@@ -31,6 +32,8 @@ from palquant.golden.image_loader import (
 )
 from palquant.golden.settings import RunSettings
 
+#: Tells the noise on held-out digits from other uses of a seed: more than any number of epochs.
+_HELD_OUT_NOISE = 1 << 32
 #: Held-out images that go through the network at a time.
 _EVALUATED = 256
 #: The same for images of more pixels than the digits.
@@ -87,7 +90,9 @@ def _require_batch(config: TrainConfig, images: int) -> None:
 
 
 class DigitsSource:
-    """Handwritten digits, held in memory and moved by up to one pixel.
+    """Handwritten digits, held in memory, moved by up to one pixel, and noisy if wanted.
+
+    Noise on held-out images is the same in every training of a split.
 
     Parameters:
         split: The digits.
@@ -100,6 +105,10 @@ class DigitsSource:
 
     def __init__(self, split: Split, config: TrainConfig, process: Process) -> None:
         _require_batch(config, len(split.train_images))
+        if config.noise:
+            rng = np.random.default_rng([config.split_seed, _HELD_OUT_NOISE])
+            images = add_noise(split.test_images, rng, config.noise)
+            split = replace(split, test_images=images)
         self.split = split
         self.config = config
         self.process = process
@@ -116,6 +125,8 @@ class DigitsSource:
             images = split.train_images[chosen]
             if config.augment:  # the whole batch: each process draws what one alone would
                 images = shift_images(images, rng)
+            if config.noise:
+                images = add_noise(images, rng, config.noise)
             labels = split.train_labels[chosen]
             yield Batch(torch.from_numpy(images[share]), torch.from_numpy(labels[share]), [])
 

@@ -9,9 +9,10 @@ from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
 
+from palquant import accuracy
 from palquant.benchmark import Case, layer_reports, measure, peak_memory_mib
 from palquant.commands import LATENCY
-from palquant.errors import MismatchError
+from palquant.errors import ConfigurationError, MismatchError
 from palquant.files import write_json
 from palquant.hw.config import Geometry, geometry
 from palquant.sim.build import cache_folder, digest
@@ -213,13 +214,35 @@ BENCHMARKS: dict[str, Callable[[Namespace], Report]] = {
     "resnet18": resnet18,
     "speedup": speedup,
     "growth": growth,
+    "accuracy": accuracy.accuracy,
 }
+#: Options of benchmarks in RTL, and their defaults; every other benchmark has its own.
+OPTIONS = {"geometry": "kilomac", "size": 224, "base_width": 64}
+OTHER_OPTIONS = {"accuracy": accuracy.OPTIONS}
+
+
+def _complete(options: Namespace) -> None:
+    """Give options their defaults.
+
+    Raises:
+        ConfigurationError: One is given that the benchmark does not have.
+    """
+    own = OTHER_OPTIONS.get(options.benchmark, OPTIONS)
+    for name in sorted({*OPTIONS, *(name for others in OTHER_OPTIONS.values() for name in others)}):
+        if getattr(options, name) is None:
+            setattr(options, name, own.get(name))
+        elif name not in own:
+            raise ConfigurationError(
+                f"bench {options.benchmark}: --{name.replace('_', '-')} is not an option of this "
+                "benchmark"
+            )
 
 
 def run(options: Namespace) -> Report:
     """Run the benchmark that the options name, and draw its report if they name a file for it."""
     from palquant.plots import check_plot, draw  # matplotlib takes a second to load
 
+    _complete(options)
     if options.plot is not None:
         check_plot(options.plot)
     report = BENCHMARKS[options.benchmark](options)

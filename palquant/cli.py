@@ -18,7 +18,7 @@ from palquant.hw.config import PRESETS
 #: Structures that released checkpoints may have.
 RELEASED = ("resnet18", "resnet34", "resnet50")
 #: Names of the benchmarks, ``bench.BENCHMARKS``.
-BENCHMARKS = ("resnet18", "speedup", "growth")
+BENCHMARKS = ("resnet18", "speedup", "growth", "accuracy")
 DESCRIPTION = "Train, compile, simulate and compare 2-bit networks on the palquant accelerator."
 EXAMPLES = """\
 a first run:
@@ -75,7 +75,9 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_geometry(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+def _add_geometry(
+    parser: argparse.ArgumentParser, default: str | None = None, remark: str = ""
+) -> None:
     presets = ", ".join(
         f"{name} ({item.tin}x{item.tout} multipliers)" for name, item in PRESETS.items()
     )
@@ -84,7 +86,9 @@ def _add_geometry(parser: argparse.ArgumentParser, default: str | None = None) -
         required=default is None,
         default=default,
         metavar="NAME",
-        help=f"sizes of the machine: {presets}" + (f" (default: {default})" if default else ""),
+        help=f"sizes of the machine: {presets}"
+        + (f" (default: {default})" if default else "")
+        + remark,
     )
 
 
@@ -325,32 +329,37 @@ def build_parser() -> argparse.ArgumentParser:
         sub,
         "bench",
         commands.bench,
-        "measure whole networks in RTL",
-        "palquant bench resnet18 --json build/bench/resnet18.json --plot build/bench/resnet18.svg",
+        "measure whole networks in RTL, or what they learn",
+        "palquant bench resnet18 --json build/bench/resnet18.json --plot build/bench/resnet18.svg\n"
+        "  palquant bench accuracy --jobs 2 --plot build/bench/accuracy.svg",
     )
     bench.add_argument(
         "benchmark",
         choices=BENCHMARKS,
         help="resnet18: one image, every layer; speedup: PalQuant against 4 bits; growth: image "
-        "sizes",
+        "sizes; accuracy: PalQuant and others, trained on noisy digits, without RTL",
     )
-    _add_geometry(bench, "kilomac")
+    _add_geometry(bench, "kilomac", "; not with accuracy")
+    for name, text in (
+        ("--size", "height and width of the image (default: 224); not with accuracy"),
+        (
+            "--base-width",
+            "channels of the first stage in each group, fewer for a quick look (default: 64; "
+            "accuracy: 4)",
+        ),
+        ("--epochs", "epochs of each training (default: 20); accuracy only"),
+        ("--seeds", "trainings of each network, from --seed on (default: 8); accuracy only"),
+        ("--jobs", "trainings at the same time (default: one for each core); accuracy only"),
+    ):
+        bench.add_argument(name, type=positive, metavar="N", help=text)
+    # Which benchmark has which defaults, the benchmarks know.
+    bench.set_defaults(geometry=None)
     bench.add_argument(
-        "--size",
-        type=positive,
-        default=224,
+        "--seed",
+        type=int,
+        default=0,
         metavar="N",
-        help="height and width of the image (default: 224)",
-    )
-    bench.add_argument(
-        "--base-width",
-        type=positive,
-        default=64,
-        metavar="N",
-        help="channels of the first stage in each group, fewer for a quick look (default: 64)",
-    )
-    bench.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of weights and images (default: 0)"
+        help="of weights and images; accuracy: the first one (default: 0)",
     )
     bench.add_argument(
         "--plot", type=Path, metavar="FILE", help="draw the results: FILE.svg, .png or .pdf"

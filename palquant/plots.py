@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
 from palquant.errors import InputError
 from palquant.files import write_bytes
@@ -19,6 +20,8 @@ Report = dict[str, Any]
 FORMATS = ("svg", "png", "pdf")
 #: Colours that people with any colour vision can tell apart (Okabe and Ito).
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
+
+MARKERS = ("o", "s", "^", "D", "v", "p", "*", "h", "X", "P", "<", ">")
 
 
 def layer_cycles(report: Report) -> Figure:
@@ -103,11 +106,54 @@ def growth(report: Report) -> Figure:
     return figure
 
 
+def accuracy(report: Report) -> Figure:
+    """Top-1 accuracy over cost; filled and named is who is on the Pareto front of the means."""
+    rows = [row for row in report["rows"] if row["passes"] is not None]
+    families = list(dict.fromkeys((row["groups"], row["weight_bits"]) for row in rows))
+    variants = list(dict.fromkeys((row["shuffle"], row["stem"]) for row in rows))
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    axes = figure.subplots()
+    for row in report["rows"]:
+        if row["passes"] is None:
+            ends = (row["top1_mean"] - row["top1_ci95"], row["top1_mean"] + row["top1_ci95"])
+            axes.axhspan(*ends, color="black", alpha=0.08, linewidth=0)
+            axes.axhline(row["top1_mean"], color="black", linestyle=":", label=row["method"])
+    for row in rows:
+        color = COLORS[families.index((row["groups"], row["weight_bits"])) % len(COLORS)]
+        marker = MARKERS[variants.index((row["shuffle"], row["stem"])) % len(MARKERS)]
+        axes.errorbar(
+            row["passes"], row["top1_mean"], yerr=row["top1_ci95"], fmt=marker, color=color,
+            markerfacecolor=color if row["pareto"] else "white", markersize=7, capsize=3,
+            elinewidth=0.8, label=row["method"],
+        )  # fmt: skip
+    front = sorted((row for row in rows if row["pareto"]), key=lambda row: float(row["passes"]))
+    places = [row["passes"] for row in front], [row["top1_mean"] for row in front]
+    axes.step(*places, where="post", color="black", linewidth=0.8, zorder=0, label="Pareto front")
+    for row in front:
+        axes.annotate(
+            row["method"], (row["passes"], row["top1_mean"]), xytext=(-5, 5), ha="right",
+            textcoords="offset points", fontsize="x-small",
+        )  # fmt: skip
+    axes.margins(x=0.15)
+    axes.set_xlabel("2-bit passes of the whole network for one image")
+    axes.set_ylabel("held-out top-1")
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.grid(alpha=0.3)
+    axes.set_title(
+        f"{report['data']}, {report['base_width']} channels in a group,\n"
+        f"means of {report['rows'][0]['seeds']} seeds with intervals of 95 %"
+    )
+    figure.legend(loc="outside right upper", fontsize="x-small")
+    return figure
+
+
 #: Benchmark -> the picture of its report.
 PLOTS: dict[str, Callable[[Report], Figure]] = {
     "resnet18": layer_cycles,
     "speedup": speedups,
     "growth": growth,
+    "accuracy": accuracy,
 }
 
 

@@ -23,6 +23,17 @@ REPORTS = {
             for stem in ("8x8", "8x2") for name in ("resnet18 W4A4 G=1", "resnet18 W2A2 G=2")
         ],
     },
+    "accuracy": {
+        "data": "digits", "base_width": 4,
+        "rows": [
+            {"method": method, "groups": 1, "weight_bits": 4, "shuffle": "none", "stem": "8x8",
+             "passes": passes, "top1_mean": top1, "top1_ci95": 0.01, "seeds": 5, "pareto": pareto}
+            for method, passes, top1, pareto in (
+                ("float", None, 0.95, False), ("W4A4", 400, 0.94, True), ("W3A3", 400, 0.92, False),
+                ("W2A2", 100, 0.9, True),
+            )
+        ],
+    },
     "growth": {
         "geometry": "kilomac",
         "rows": [
@@ -45,7 +56,10 @@ def test_the_same_report_gives_the_same_svg(name, tmp_path):
     draw(name, REPORTS[name], second)
     assert first.read_bytes() == second.read_bytes()
     text = first.read_text()
-    words = {"resnet18": "stage1.0.conv1", "speedup": "resnet18 W2A2 G=2", "growth": "MAC"}
+    words = {
+        "resnet18": "stage1.0.conv1", "speedup": "resnet18 W2A2 G=2", "growth": "MAC",
+        "accuracy": "Pareto front",
+    }  # fmt: skip
     assert words[name] in text
 
 
