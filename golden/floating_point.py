@@ -26,6 +26,7 @@ from palquant.golden.improvements import build_network
 from palquant.golden.layers import BatchNormAffine, CodeQuantizer, Logits, ResidualAdd, SumPool
 from palquant.golden.quantize import InputQuantizer
 from palquant.golden.settings import RunSettings
+from palquant.golden.train import use_threads
 
 
 class Normalization(nn.Module):
@@ -120,7 +121,7 @@ def train_floating_point(config: TrainConfig) -> float:
     """Train a configuration's network in floating point, with its recipe and its data.
 
     Widths of weights and activations do not count. The same configuration gives the same result,
-    bit for bit, on the same number of threads.
+    bit for bit.
 
     Parameters:
         config: The training; of the digits.
@@ -131,7 +132,7 @@ def train_floating_point(config: TrainConfig) -> float:
     Raises:
         ModelError: The training has diverged.
     """
-    with join_processes("cpu") as process:
+    with use_threads(config.threads), join_processes("cpu") as process:
         source = open_source(config, RunSettings(), process)
         model = build_network(config)
         to_floating_point(model)

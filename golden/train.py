@@ -108,7 +108,7 @@ def train(
     # Networks for the digits are too small for a GPU, and then the same everywhere.
     auto = "cpu" if config.dataset == "digits" else "auto"
     device = auto if settings.device == "auto" else settings.device
-    with _threads(config.threads), join_processes(device) as process:
+    with use_threads(config.threads), join_processes(device) as process:
         if process.writes:
             make_folder(output)
         source = open_source(config, settings, process)
@@ -184,8 +184,8 @@ def _write_array(array: np.ndarray, path: Path) -> None:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Use ``count`` threads for a while."""
+def use_threads(count: int) -> Iterator[None]:
+    """A block in which PyTorch uses ``count`` threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

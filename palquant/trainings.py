@@ -7,13 +7,12 @@ import functools
 import json
 import multiprocessing
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from palquant.demo import training_folder
@@ -67,7 +66,7 @@ def measure(
 
     Parameters:
         trainings: What to train, each once.
-        jobs: Processes that train at the same time, on one thread each.
+        jobs: Processes that train at the same time, with the threads of their configuration.
         fresh: Train again what was trained before.
         progress: Show a bar on standard error.
 
@@ -96,16 +95,11 @@ def measure(
     return {training: found[training] for training in trainings}
 
 
-def _run(trainings: Sequence[Training], jobs: int) -> Iterator[tuple[Training, float]]:
+def _run(trainings: Sequence[Training], jobs: int) -> Generator[tuple[Training, float], None, None]:
     """Trainings and their results, in the order in which they end."""
     if jobs == 1:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            for training in trainings:
-                yield training, training.run()
-        finally:
-            torch.set_num_threads(threads)
+        for training in trainings:
+            yield training, training.run()
         return
     others = set(multiprocessing.active_children())
     # Not forked: a process that has PyTorch's threads cannot be copied safely.
@@ -128,6 +122,5 @@ def _run(trainings: Sequence[Training], jobs: int) -> Iterator[tuple[Training, f
 
 
 def _start() -> None:
-    """Begin a process that trains: on one thread, and ended by its parent, not by the keyboard."""
+    """Begin a process that its parent ends, not the keyboard."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
