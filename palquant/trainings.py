@@ -111,8 +111,11 @@ def _run(trainings: Sequence[Training], jobs: int) -> Generator[tuple[Training, 
                 yield futures[future], future.result()
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
-            for child in set(multiprocessing.active_children()) - others:
+            children = set(multiprocessing.active_children()) - others
+            for child in children:
                 child.terminate()
+            for child in children:
+                child.join()
             if isinstance(error, BrokenProcessPool):
                 raise ToolError(
                     f"a training process was ended from outside; are {jobs} at a time too many "
