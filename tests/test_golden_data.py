@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from palquant.golden.data import load_digits_split, shift_images
+from palquant.golden.data import add_noise, load_digits_split, shift_images
 
 
 def test_split_holds_out_a_fifth_of_all_digits():
@@ -51,3 +51,17 @@ def test_shift_moves_each_image_and_fills_with_zeros():
         assert len(fits) == 1
         seen.add(fits[0])
     assert len(seen) == 25
+
+
+def test_noise_is_normal_and_stays_within_the_range_of_pixels():
+    gray = np.full((100, 1, 8, 8), 0.5, np.float32)
+    noisy = add_noise(gray, np.random.default_rng(0), 0.1)
+    assert noisy.dtype == np.float32
+    assert noisy.shape == gray.shape
+    assert abs(noisy.mean() - 0.5) < 0.01
+    assert abs(noisy.std() - 0.1) < 0.01
+    assert (gray == 0.5).all()
+    black = add_noise(np.zeros_like(gray), np.random.default_rng(0), 2.0)
+    assert black.min() == 0
+    assert black.max() == 1
+    assert 0.4 < (black == 0).mean() < 0.6

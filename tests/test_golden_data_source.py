@@ -65,6 +65,27 @@ def test_digits_are_those_of_the_split():
     assert source.classes == tuple("0123456789")
 
 
+def test_noise_is_new_in_training_and_the_same_on_held_out_digits():
+    split = load_digits_split()
+
+    def opened(**changes):
+        return open_source(TrainConfig(augment=False, noise=0.2, **changes), RunSettings(), ALONE)
+
+    source = opened()
+    images = joined(source.held_out())[0]
+    assert np.array_equal(images, source.samples()[0])
+    assert np.array_equal(images, joined(opened(seed=7, epochs=1).held_out())[0])
+    assert 0.05 < (images - split.test_images).std() < 0.2
+    assert not np.array_equal(images, joined(opened(split_seed=1).held_out())[0])
+    (first, labels), (second, _) = (joined(source.training(epoch)) for epoch in (0, 1))
+    assert np.array_equal(labels, joined(opened().training(0))[1])
+    assert len({image.tobytes() for image in (*first, *second)}) == len(first) + len(second)
+    # Without noise they are the same digits in the same order.
+    plain = joined(open_source(TrainConfig(augment=False), RunSettings(), ALONE).training(0))
+    assert np.array_equal(labels, plain[1])
+    assert 0.05 < (first - plain[0]).std() < 0.2
+
+
 def test_samples_of_a_folder_are_spread_over_it(settings):
     source = open_source(CONFIG, settings, ALONE)
     images, labels = source.samples()

@@ -76,6 +76,7 @@ def test_every_value_of_a_random_network(groups, bits, residual_bits):
         {"weight_bits": 5, "activation_bits": 4},
         {"weight_bits": 8, "activation_bits": 2, "stem_bits": 2, "classifier_bits": 4},
         {"blocks": (2, 1), "base_width": 6, "shuffle": False},
+        {"groups": 3, "channel_shuffle": False},
         {"stem_kernel": 7, "stem_stride": 2, "stem_pool": True, "image": (3, 32, 32),
          "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4), "blocks": (1, 1, 1, 1)},
     ],

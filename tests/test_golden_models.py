@@ -107,18 +107,25 @@ def test_shuffles_stand_between_the_stages(changes, present):
 
 
 def test_channel_shuffle_only_where_groups_meet_a_new_shape():
-    def shuffled(groups):
-        model = ResidualNetwork(NetworkConfig(base_width=2, groups=groups, blocks=(2, 2, 1)))
+    def shuffled(groups, **changes):
+        config = NetworkConfig(base_width=2, groups=groups, blocks=(2, 2, 1), **changes)
+        model = ResidualNetwork(config)
         return [n for n, _ in model.named_buffers() if n.endswith("shuffle.permutation")]
 
     assert shuffled(1) == []
     assert shuffled(2) == ["stage2.0.shuffle.permutation", "stage3.0.shuffle.permutation"]
+    assert shuffled(2, shuffle=False) == shuffled(2)
+    assert shuffled(2, channel_shuffle=False) == []
+    names = ResidualNetwork(NetworkConfig(base_width=2, channel_shuffle=False)).body
+    assert "shuffle2" in names  # the cyclic ones are another matter
 
 
 def test_names():
     assert NetworkConfig().name == "w16-g2-w2a2"
     assert NetworkConfig(groups=1, weight_bits=4, activation_bits=4).name == "w16-g1-w4a4"
     assert NetworkConfig(shuffle=False).name == "w16-g2-w2a2-noshuffle"
+    assert NetworkConfig(channel_shuffle=False).name == "w16-g2-w2a2-nochannelshuffle"
+    assert NetworkConfig(groups=1, channel_shuffle=False).name == "w16-g1-w2a2"
 
 
 @pytest.mark.parametrize(("size", "stride", "pool", "stages", "final"), [

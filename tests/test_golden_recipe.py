@@ -66,6 +66,8 @@ def test_the_digits_keep_their_recipe():
         ({"crop_scale": 0.0}, r"^crop scale must be above 0 and at most 1, not 0\.0$"),
         ({"distillation": 1.5}, r"^distillation must be above 0 and at most 1, not 1\.5$"),
         ({"temperature": float("nan")}, "^temperature must be above 0 and at most 100, not nan$"),
+        ({"noise": -0.1}, r"^noise must be a number of at least 0, not -0\.1$"),
+        ({"dataset": "folder", "noise": 0.1}, "^noise is for the digits alone$"),
         ({"gradient_scaling": -1.0}, r"^gradient scaling must be .* at least 0, not -1\.0$"),
         ({"image_size": 0}, "^image size must be a positive integer, not 0$"),
         ({"image_size": 16}, "^the digits are images of 8 pixels in 10 classes, not of 16 in 10$"),
