@@ -197,8 +197,9 @@ class _Exporter:
 
     def _append(self, node: ir.Node) -> str:
         made = {each.name for each in self.nodes}
-        self.nodes += [self.repeats[name] for name in node.inputs
-                       if name in self.repeats and name not in made]  # fmt: skip
+        for name in dict.fromkeys(node.inputs):
+            if name in self.repeats and name not in made:
+                self._append(self.repeats[name])
         self.nodes.append(node)
         return node.name
 

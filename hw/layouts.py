@@ -133,7 +133,8 @@ class StoreRead(_Interface):
 
     Members:
         valid: ``Out(1)``.
-        ready: ``In(1)``, low where the datapath reads the same memory.
+        ready: ``In(1)``, low where the datapath reads the same memory, and a beat is not of the row
+            that was read last.
         memory: ``Out(3)``, one of :data:`READABLE`; others are never ready.
         address: ``Out(20)``, in bus beats.
         data: ``In(bus_bits)``, valid in the cycle after ``valid & ready`` and only then.

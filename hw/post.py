@@ -103,7 +103,7 @@ class PostProcessor(wiring.Component):
         """Cycles from an instruction's last result to its ``complete``.
 
         Parameters:
-            steps: Memory steps of a beat, ``isa.beat_steps``.
+            steps: Memory steps of a beat, at least ``isa.beat_steps``.
             beats: Beats of a result: ``geometry.beats`` for the array, 1 for a pooled beat. An
                 empty result completes like one with a single beat of a single step.
         """

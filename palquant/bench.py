@@ -7,15 +7,16 @@ import itertools
 import json
 from argparse import Namespace
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from palquant import accuracy
+from palquant import accuracy, golden, sim
 from palquant.benchmark import Case, layer_reports, measure, peak_memory_mib
 from palquant.commands import LATENCY
 from palquant.errors import ConfigurationError, MismatchError
-from palquant.files import write_json
+from palquant.files import make_folder, write_json
 from palquant.hw.config import Geometry, geometry
-from palquant.sim.build import cache_folder, digest
+from palquant.sim.build import cache_folder, digest, package_sources
 from palquant.sim.machine import build_simulator
 from palquant.tables import table
 from palquant.workloads import Workload
@@ -168,7 +169,13 @@ def _row(workload: Workload, machine: Geometry, options: Namespace) -> Report:
     programs = [case.compile(machine, keep_all=keep_all) for keep_all in (True, False)]
     simulator = build_simulator(machine)
     parts = [repr(workload), simulator.parent.name, str(LATENCY)]
-    contents = [program.image.data for program in programs] + [part.encode() for part in parts]
+    # What is compared with, and how, counts as much as what runs.
+    contents = [
+        *(program.image.data for program in programs),
+        *(part.encode() for part in parts),
+        *package_sources(golden, sim),
+        Path(__file__).read_bytes(),
+    ]
     path = cache_folder() / f"{digest(contents)}.json"
     if path.is_file() and not options.fresh:
         row: Report = json.loads(path.read_text())
@@ -245,6 +252,7 @@ def run(options: Namespace) -> Report:
     _complete(options)
     if options.plot is not None:
         check_plot(options.plot)
+        make_folder(options.plot.parent)  # what cannot be written is refused before the work
     report = BENCHMARKS[options.benchmark](options)
     if options.plot is not None:
         draw(options.benchmark, report, options.plot)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def layer_cycles(report: Report) -> Figure:
     axes = figure.subplots()
     names = [layer["name"] for layer in layers]
     left = [0] * len(layers)
-    for (label, cycles), color in zip(parts.items(), COLORS, strict=False):
+    for (label, cycles), color in zip(parts.items(), itertools.cycle(COLORS), strict=False):
         axes.barh(names, cycles, left=left, label=label, color=color)
         left = [a + b for a, b in zip(left, cycles, strict=True)]
     # One long layer, the stem, would make slivers of all others: its bar is cut, not its number.
@@ -74,7 +75,9 @@ def speedups(report: Report) -> Figure:
     axes = figure.subplots()
     axes.margins(y=0.1)
     width = 0.8 / len(series)
-    for index, ((label, values), color) in enumerate(zip(series.items(), COLORS, strict=False)):
+    for index, ((label, values), color) in enumerate(
+        zip(series.items(), itertools.cycle(COLORS), strict=False)
+    ):
         places = [place + (index + 0.5) * width - 0.4 for place in range(len(networks))]
         bars = axes.bar(places, values, width, label=label, color=color)
         labels = [f"{value:.2f}" if value else "" for value in values]

@@ -230,6 +230,7 @@ class Store:
             return self._ports.last(port, first, burst.beats)
         # A row is read once, for all of its beats.
         needed = [not local % self._row_beats for local in range(burst.local, burst.end)]
+        # Compiled programs store whole rows, so that no write can have changed a kept one.
         needed[0] |= burst.local // self._row_beats != self._kept
         return self._ports.last_of_rows(port, first, needed)
 

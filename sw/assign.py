@@ -237,14 +237,21 @@ class _Assigner:
 
 
 def _check_repeated(layer: Layer, computed: Placement, residual: Placement) -> None:
-    """A repeated residual must have its channels where the array has them, group by group."""
+    """A repeated residual must have its channels where the array has them, group by group.
+
+    A COMPUTE makes chunks of one group of the convolution, and finds the residual's words one
+    behind the other: they must not start over within a group.
+    """
     channel = np.arange(layer.shape.channels) % residual.channels
-    if layer.permutation is not None or not np.array_equal(
-        computed.slot % residual.slots, residual.slot[channel]
+    groups = layer.operation.groups if isinstance(layer.operation, Convolution) else 1
+    if (
+        layer.permutation is not None
+        or residual.slots % (computed.slots // groups)
+        or not np.array_equal(computed.slot % residual.slots, residual.slot[channel])
     ):
         raise UnsupportedLayerError(
-            f"{layer.name}: adds the {residual.channels} channels of {layer.residual} repeatedly, "
-            "to channels in another order"
+            f"{layer.name}: adds the {residual.channels} channels of {layer.residual} repeatedly "
+            f"(supported: to groups of as many channels, in the same order)"
         )
 
 

@@ -187,7 +187,10 @@ class _Lowering:
     def _addend(self, tensor: str) -> str:
         """The tensor itself, or the one that it repeats."""
         node = self.graph[tensor]
-        return self.network.stored(node.input) if isinstance(node, Repeat) else tensor
+        while isinstance(node, Repeat):
+            tensor = node.input
+            node = self.graph[tensor]
+        return tensor
 
     def _outputs(self, layer: Layer, value: str, users: list[Node], only: Node | None) -> None:
         """Decide what leaves the layer: up to two code tensors, and a residual if one is read."""

@@ -141,8 +141,11 @@ class Planner:
         while tiling.rows > 1 and self._stored_beats(group) * tiling.rows > MAX_TAIL_BEATS:
             before = self.chip.state()
             self.chip.release_buffers(tiling)
-            lower = self.chip.tile(group, -(-tiling.rows // 2))
-            if self._beats(group, lower) > beats:
+            try:
+                lower = self.chip.tile(group, -(-tiling.rows // 2))
+            except CapacityError:  # smaller blocks may leave gaps that no buffer fits
+                lower = tiling
+            if lower is tiling or not lower.doubled or self._beats(group, lower) > beats:
                 self.chip.restore(before)
                 break
             tiling = lower

@@ -69,10 +69,12 @@ class Tiling:
     Parameters:
         rows: Output rows of a tile; the last tile may have fewer.
         buffers: (role, layer's index, tensor) -> memory, and the first word of each copy.
+        doubled: Whether the next tile's transfers can run beside this tile's computation.
     """
 
     rows: int
     buffers: dict[Key, tuple[Memory, list[int]]]
+    doubled: bool
 
     def find(self, role: Role, index: int, tensor: str, first: int) -> int | None:
         """First word of a buffer for the tile that starts at output row ``first``, or None."""
@@ -171,7 +173,7 @@ class OnChip:
                 before = self.state()
                 buffers, full = self._allot(wanted, copies, rotate)
                 if full is None and extents_fit:
-                    return Tiling(rows, buffers)
+                    return Tiling(rows, buffers, copies > 1)
                 self.restore(before)
                 if full is None:
                     break

@@ -1,12 +1,16 @@
 """Channels that groups share: stored once, read by each of them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from palquant.errors import GraphError, UnsupportedLayerError
 from palquant.golden.reference import run
 from palquant.hw.config import PRESETS
+from palquant.sim.scoreboard import compare_outputs, require_equal
 from palquant.sw.compile import compile_graph
+from palquant.sw.emulator import Emulator
 from palquant.sw.graph import (
     Add,
     Affine,
@@ -15,6 +19,7 @@ from palquant.sw.graph import (
     Input,
     Logits,
     Normalization,
+    Permute,
     Quantize,
     Repeat,
     Shape,
@@ -86,6 +91,33 @@ def test_never_is_refused():
     nodes[7] = Repeat(name="stem.repeat", input="stem.affine", times=0)
     with pytest.raises(GraphError, match=r"stem\.repeat: repeats channels 0 times"):
         Graph(nodes)
+
+
+def test_the_emulator_adds_what_groups_share():
+    graph = network()
+    codes = np.random.default_rng(1).integers(0, 4, (2, 8, 4, 4)).astype(np.uint8)
+    for keep_all in (True, False):
+        image = compile_graph(graph, TINY, keep_all=keep_all)
+        outputs = Emulator(TINY, image.data).run(image.pack_input(codes))
+        require_equal(compare_outputs(image, outputs, run(graph, codes)))
+
+
+def test_a_group_of_more_channels_than_the_residual_is_refused():
+    nodes = network(groups=1).nodes
+    weight = np.zeros((16, 8, 3, 3), np.uint8)
+    nodes[5] = dataclasses.replace(nodes[5], input="codes", weight=weight)
+    with pytest.raises(UnsupportedLayerError, match=r"body: adds the 8 channels of stem\.affine"):
+        place_network(Graph(nodes), TINY)
+
+
+def test_a_permuted_residual_is_not_taken_for_the_one_before():
+    nodes = network().nodes
+    reverse = Permute(name="reverse", input="stem.affine", permutation=np.arange(8)[::-1].copy())
+    nodes[7] = dataclasses.replace(nodes[7], input="reverse")
+    for place in (5, 7):  # before the convolution, and behind it
+        graph = Graph([*nodes[:place], reverse, *nodes[place:]])
+        with pytest.raises(UnsupportedLayerError, match="sum: Add of body"):
+            place_network(graph, TINY)
 
 
 def test_groups_that_cut_through_shared_channels_are_refused():
