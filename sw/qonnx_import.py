@@ -280,7 +280,7 @@ class _Importer:
         axes = found.get("axes")
         if axes is None:
             constant = self.source.constant(node, 1)
-            axes = [] if constant is None else constant.tolist()
+            axes = [] if constant is None else np.atleast_1d(constant).tolist()
         if sorted(axis % 4 for axis in axes) != [2, 3] or not found.get("keepdims", 1):
             refuse(node, f"reduces axes {list(axes)} with keepdims {found.get('keepdims', 1)} "
                    "(supported: height and width, keepdims 1)")  # fmt: skip

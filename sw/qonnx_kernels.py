@@ -90,6 +90,6 @@ class Kernels:
             ir_version=8,
         )
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4
         options.intra_op_num_threads = 1
         return onnxruntime.InferenceSession(model.SerializeToString(), options)

@@ -126,8 +126,9 @@ def _multi_threshold(source: Source, node: NodeProto) -> Grid:
         refuse(node, "has no constant matrix of thresholds (expected channels by steps)")
     scale = float(found.get("out_scale", 1.0))
     bias = float(found.get("out_bias", 0.0))
-    if not scale > 0:
-        refuse(node, f"has out_scale {scale:g} (supported: positive)")
+    if not 0 < scale < np.inf or not np.isfinite(bias):
+        refuse(node, f"has out_scale {scale:g} and out_bias {bias:g} (supported: finite, the scale "
+               "positive)")  # fmt: skip
     return Grid(np.array([scale]), -bias / scale, 0, thresholds.shape[1])
 
 

@@ -27,6 +27,7 @@ from qonnx.transformation.quant_constant_folding import (  # type: ignore[import
 )
 
 from palquant.errors import ModelError, UnsupportedLayerError
+from palquant.sw.qonnx_schema import fault
 
 #: Versions of the standard operators that are understood.
 OPSETS = range(9, 24)
@@ -106,7 +107,8 @@ def refuse(node: NodeProto, text: str) -> NoReturn:
 
 def label(node: NodeProto) -> str:
     """A node's name and operator, for messages."""
-    return f"{node.name or node.output[0]} ({node.op_type})"
+    name = node.name or next(iter(node.output), "a node without name")
+    return f"{name} ({node.op_type})"
 
 
 def attributes(node: NodeProto) -> dict[str, Any]:
@@ -124,6 +126,8 @@ def load(path: str | Path) -> Source:
     Raises:
         ModelError: The file is missing, truncated, no ONNX, lacks its external data, or has
             other than one input and one output of fixed shape.
+        UnsupportedLayerError: A node lacks an input, or has an attribute of another kind than
+            its operator's.
     """
     path = Path(path)
     model = _parse(path)
@@ -137,6 +141,9 @@ def load(path: str | Path) -> Source:
     for node in model.graph.node:
         if node.op_type in QUANTIZERS and node.domain in ("", "onnx.brevitas", "finn"):
             node.domain = DOMAIN
+        wrong = fault(node, version, DOMAIN)
+        if wrong:
+            refuse(node, wrong)
     constants = {item.name for item in model.graph.initializer}
     inputs = [item for item in model.graph.input if item.name not in constants]
     outputs = list(model.graph.output)

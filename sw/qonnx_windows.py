@@ -55,19 +55,20 @@ def read_window(node: NodeProto, shape: Shape, kernel: Sequence[int] | None = No
     """
     found = attributes(node)
     stated = found.get("kernel_shape", kernel)
-    if stated is None or len(stated) != 2:
-        refuse(node, f"has kernel {list(stated or [])} (supported: two dimensions)")
+    if stated is None:
+        refuse(node, "has no kernel_shape (expected 2 numbers)")
+    size = _numbers(node, "kernel_shape", stated, 2)
     if kernel is not None and tuple(stated) != tuple(kernel):
         refuse(node, f"states a kernel of {list(stated)}, but its weights are {list(kernel)}")
-    size = _pair(stated)
-    if any(d != 1 for d in found.get("dilations", [1, 1])):
-        refuse(node, f"has dilations {found['dilations']} (supported: 1)")
+    dilations = _numbers(node, "dilations", found.get("dilations", [1, 1]), 2)
+    if dilations != (1, 1):
+        refuse(node, f"has dilations {list(dilations)} (supported: 1)")
     if found.get("ceil_mode", 0):
         refuse(node, "has ceil_mode 1 (supported: 0)")
-    stride = _pair(found.get("strides", [1, 1]))
+    stride = _numbers(node, "strides", found.get("strides", [1, 1]), 2)
     if min(*size, *stride) < 1:
         refuse(node, f"has kernel {list(size)} and strides {list(stride)} (expected positive)")
-    window = Window(size, stride, _padding(node, found, shape, size, stride))
+    window = Window(_pair(size), _pair(stride), _padding(node, found, shape, size, stride))
     made = window.shape(shape)
     if min(made.height, made.width) < 1:
         refuse(node, f"has a window of {size[0]}x{size[1]} that does not fit into its input of "
@@ -79,8 +80,8 @@ def _padding(
     node: NodeProto,
     found: dict[str, Any],
     shape: Shape,
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
 ) -> tuple[int, int]:
     mode = found.get("auto_pad", "NOTSET")
     if mode == "VALID":
@@ -96,15 +97,21 @@ def _padding(
         return needed[0] // 2, needed[1] // 2
     if mode != "NOTSET":
         refuse(node, f"has auto_pad {mode} (supported: NOTSET, VALID, SAME_UPPER, SAME_LOWER)")
-    top, left, bottom, right = found.get("pads", [0, 0, 0, 0])
+    top, left, bottom, right = _numbers(node, "pads", found.get("pads", [0, 0, 0, 0]), 4)
     if top != bottom or left != right:
         refuse(node, f"has pads {[top, left, bottom, right]} (supported: the same at top and "
                "bottom, and at left and right)")  # fmt: skip
     if min(top, left) < 0:
         refuse(node, f"has pads {[top, left, bottom, right]} (supported: not negative)")
-    return int(top), int(left)
+    return top, left
+
+
+def _numbers(node: NodeProto, name: str, values: Sequence[int], count: int) -> tuple[int, ...]:
+    if len(values) != count:
+        refuse(node, f"has {name} {list(values)} (supported: {count} numbers, for images)")
+    return tuple(int(value) for value in values)
 
 
 def _pair(values: Sequence[int]) -> tuple[int, int]:
     first, second = values
-    return int(first), int(second)
+    return first, second
