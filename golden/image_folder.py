@@ -110,7 +110,13 @@ def _folders(folder: Path) -> tuple[str, ...]:
     """Names of the folders in one part's folder."""
     try:
         with os.scandir(folder) as entries:
-            names = tuple(sorted(entry.name for entry in entries if entry.is_dir()))
+            names = tuple(
+                sorted(
+                    entry.name
+                    for entry in entries
+                    if entry.is_dir() and not entry.name.startswith(".")
+                )
+            )
     except OSError as error:
         raise InputError(f"{folder}: cannot list: {error.strerror}; expected a folder with one "
                          "folder of images for each class") from error  # fmt: skip
@@ -120,13 +126,13 @@ def _folders(folder: Path) -> tuple[str, ...]:
 
 
 def _list_images(folder: Path, classes: tuple[str, ...]) -> ImageFiles:
-    """All image files of one part."""
+    """All image files of one part: links count, hidden files and what cannot hold data do not."""
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
         try:
             with os.scandir(folder / name) as entries:
-                files = sorted(e.path for e in entries if e.name.lower().endswith(ENDINGS))
+                files = sorted(entry.path for entry in entries if _is_image(entry))
         except OSError as error:
             raise InputError(f"{folder / name}: cannot list: {error.strerror}") from error
         if not files:
@@ -134,6 +140,16 @@ def _list_images(folder: Path, classes: tuple[str, ...]) -> ImageFiles:
         paths += files
         labels += [label] * len(files)
     return ImageFiles(paths, np.array(labels, dtype=np.int64))
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry of a class's folder counts as an image, by its name and kind.
+
+    A link that leads nowhere counts: it is an image that is missing, which reading it tells.
+    """
+    if entry.name.startswith(".") or not entry.name.lower().endswith(ENDINGS):
+        return False
+    return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
 
 
 def read_image(path: str) -> Image.Image:

@@ -1,5 +1,6 @@
 """Folders of images: what is found, in which order, and one line for each thing that is wrong."""
 
+import os
 import shutil
 
 import numpy as np
@@ -28,6 +29,20 @@ def test_classes_and_files_are_in_order_of_their_names(root):
     assert folder.training.labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert len(folder.training) == 6
     assert folder.held_out.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_hidden_names_and_what_is_no_file_do_not_count(root):
+    before = open_image_folder(root)
+    (root / "train/.cache").mkdir()
+    (root / "train/class0/._000.png").write_bytes(b"of another file system")
+    (root / "train/class0/folder.png").mkdir()
+    (root / "train/class0/link.png").symlink_to("folder.png")
+    os.mkfifo(root / "train/class0/pipe.png")  # reading it would wait for a writer for ever
+    after = open_image_folder(root)
+    assert after.classes == before.classes
+    assert after.training.paths == before.training.paths
+    (root / "train/class0/missing.png").symlink_to("nowhere.png")
+    assert len(open_image_folder(root).training) == len(before.training) + 1
 
 
 def test_identity_is_that_of_names_not_of_places(root, tmp_path):
