@@ -230,9 +230,23 @@ def build_parser() -> argparse.ArgumentParser:
         help="who computes stem and classifier of a released checkpoint: the accelerator with 8 "
         "bits, or the host in floating point (default: accelerator)",
     )
+    for name, text in (
+        ("weight", "width of a released checkpoint's weights between stem and classifier"),
+        ("activation", "width of the activations there"),
+        ("residual", "width of the residual stream, 8 to 16"),
+    ):
+        default = exchange.RELEASED_BITS[name]
+        import_.add_argument(
+            f"--{name}-bits", type=positive, metavar="N", help=f"{text} (default: {default})"
+        )
     import_.add_argument("--quiet", action="store_true", help="show no progress")
     import_.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="MODEL", help="model file to write"
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="MODEL.npz",
+        help="model file to write; its name ends with .npz",
     )
 
     export = _add(

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
 from palquant.errors import InputError
-from palquant.inputs import read_images
+from palquant.files import replace_file
+from palquant.inputs import note, read_images
 from palquant.tables import count, table
 
 Report = dict[str, Any]
 
 #: What a QONNX file's name ends with.
 QONNX_SUFFIX = ".onnx"
+#: What a model file's name ends with.
+MODEL_SUFFIX = ".npz"
+#: Widths that a released checkpoint, which does not tell its own, is taken to have.
+RELEASED_BITS = {"weight": 2, "activation": 2, "residual": 16}
 
 
 def import_model(options: Namespace) -> Report:
     """Make a model file of a QONNX file or of a released checkpoint."""
     from palquant.sw.model import load_model, save_model
 
+    _check_output(options.output)
     images = read_images(options.calibration) if options.calibration else None
     if options.file.suffix == QONNX_SUFFIX:
         graph, report = _import_qonnx(options, images)
@@ -34,12 +41,30 @@ def import_model(options: Namespace) -> Report:
     return report
 
 
+class _ProbeError(Exception):
+    """Ends a write before it replaces anything."""
+
+
+def _check_output(path: Path) -> None:
+    """Refuse a model file that could not be written, before minutes of work are spent on it.
+
+    Raises:
+        InputError: Its name ends otherwise.
+        OutputError: Its folder cannot be written, or a folder has its name.
+    """
+    if path.suffix != MODEL_SUFFIX:
+        raise InputError(f"{path}: a model file's name ends with {MODEL_SUFFIX}")
+    with suppress(_ProbeError), replace_file(path):  # makes the folder, and one aside in it
+        raise _ProbeError
+
+
 def _import_qonnx(options: Namespace, images: npt.NDArray[Any] | None) -> tuple[Any, Report]:
     from palquant.sw.qonnx_import import read_qonnx
 
-    for name in ("arch", "groups", "stem"):
+    for name in ("arch", "groups", "stem", *(f"{part}_bits" for part in RELEASED_BITS)):
         if getattr(options, name) is not None:
-            raise InputError(f"{options.file}: a QONNX file; --{name} is for released checkpoints")
+            raise InputError(f"{options.file}: a QONNX file; --{name.replace('_', '-')} is for "
+                             "released checkpoints")  # fmt: skip
     imported = read_qonnx(options.file, images)
     found = imported.findings
     for title, entries in (
@@ -72,6 +97,9 @@ def _import_released(options: Namespace, images: npt.NDArray[Any] | None) -> tup
         )
     assert images is not None
 
+    given = {name: getattr(options, f"{name}_bits") for name in RELEASED_BITS}
+    bits = {name: given[name] or default for name, default in RELEASED_BITS.items()}
+
     def say(text: str) -> None:
         if not options.quiet:
             print(text, file=sys.stderr, flush=True)
@@ -83,10 +111,20 @@ def _import_released(options: Namespace, images: npt.NDArray[Any] | None) -> tup
         images,
         stem=options.stem or "accelerator",
         progress=say,
+        **{f"{name}_bits": width for name, width in bits.items()},
     )
+    if given["weight"] is None or given["activation"] is None:
+        note(f"W{bits['weight']}A{bits['activation']} assumed: {options.file} does not tell the "
+             "width of its codes (--weight-bits, --activation-bits)")  # fmt: skip
     print(table(*report_rows(report)))
     for line in report_lines(report):
         print(line)
+    if not report["within_limit"]:
+        note(
+            f"{options.file}: {report['largest_share']:.1e} of a layer's codes differ from the "
+            f"float network's, expected less than {report['limit']:g}; is W{bits['weight']}"
+            f"A{bits['activation']} what it was trained with?"
+        )
     return graph, {"format": "released", **report}
 
 

@@ -82,3 +82,53 @@ def test_refusals(model, released, tmp_path, capsys):
     text = refusal(capsys, "export", model, "-o", tmp_path / "model.txt")
     assert text.endswith("model.txt: a QONNX file's name ends with .onnx")
     assert not made.exists()
+
+
+def test_what_could_not_be_written_is_refused_before_the_work(released, tmp_path, capsys):
+    path, images = released
+    options = ["--arch", "resnet18", "--groups", 2, "--calibration", images, "--quiet", "-o"]
+    text = refusal(capsys, "import", path, *options, tmp_path / "made.onnx")
+    assert text.endswith("made.onnx: a model file's name ends with .npz")
+    text = refusal(capsys, "import", path, *options, images / "made.npz")
+    assert text.endswith("made.npz: cannot write: " + text.rpartition(": ")[2])
+    assert "is no directory" in text or "Not a directory" in text
+    (tmp_path / "folder.npz").mkdir()
+    text = refusal(capsys, "import", path, *options, tmp_path / "folder.npz")
+    assert text.endswith("folder.npz: cannot write: Is a directory")
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_widths_of_a_released_checkpoint(tmp_path, capsys):
+    """They are taken as given; where they are not given, a note says what was assumed."""
+    model = trained(base_width=4, steps=20, weight_bits=3, activation_bits=4)
+    path, images, made = (tmp_path / name for name in ("w3a4.pth", "images.npy", "made.npz"))
+    save(checkpoint(model), path)
+    np.save(images, calibration_images()[:8])
+    command = ["import", str(path), "--arch", "resnet18", "--groups", "2", "--quiet",
+               "--calibration", str(images), "-o", str(made)]  # fmt: skip
+    widths = ["--weight-bits", "3", "--activation-bits", "4", "--residual-bits", "15"]
+    report = tmp_path / "report.json"
+    assert main([*command, *widths, "--json", str(report)]) == 0
+    assert "assumed" not in capsys.readouterr().err
+    graph = load_model(made)
+    assert graph.metadata["weight_bits"] == 3
+    assert graph["stage1.0.conv1.quantize"].bits == 4
+    assert json.loads(report.read_text())["residual_bits"] == 15
+    assert main(command) == 0
+    assert f"note: W2A2 assumed: {path} does not tell the width" in capsys.readouterr().err
+    assert load_model(made).metadata["weight_bits"] == 2
+    text = refusal(capsys, "import", tmp_path / "x.onnx", *widths[:2], "-o", made)
+    assert text.endswith("x.onnx: a QONNX file; --weight-bits is for released checkpoints")
+    text = refusal(capsys, *command, "--weight-bits", 9, "--activation-bits", 2)
+    assert "9-bit weights" in text
+
+
+def test_a_network_that_is_too_far_from_the_float_one_is_noted(released, tmp_path, capsys):
+    """With 8 bits of residuals, more codes differ than may."""
+    path, images = released
+    command = ["import", str(path), "--arch", "resnet18", "--groups", "2", "--quiet",
+               "--calibration", str(images), "-o", str(tmp_path / "made.npz")]  # fmt: skip
+    assert main([*command, "--residual-bits", "8"]) == 0
+    captured = capsys.readouterr()
+    assert "NOT below" in captured.out
+    assert "of a layer's codes differ from the float network's, expected less" in captured.err
