@@ -7,7 +7,6 @@ whole batch: the reductions here are over all processes, and the plain ones wher
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from palquant.errors import ConfigurationError, ToolError
-from palquant.golden.settings import launched_rank
+from palquant.golden.settings import launch_variable, launched_rank
 
 
 @dataclass(frozen=True)
@@ -54,11 +53,15 @@ def join_processes(device: str) -> Iterator[Process]:
         device: "cpu", "cuda", or "auto": a GPU if there is one.
 
     Raises:
-        ConfigurationError: There is no such device.
+        ConfigurationError: There is no such device, or the environment variables of ``torchrun``
+            are no numbers of a process.
         ToolError: The other processes cannot be reached.
     """
-    count, rank = int(os.environ.get("WORLD_SIZE", 1)), launched_rank()
-    found = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
+    count, rank = launch_variable("WORLD_SIZE", 1, 1), launched_rank()
+    if rank >= count:
+        raise ConfigurationError(f"the environment variable RANK is {rank}, expected less than "
+                                 f"WORLD_SIZE, {count}")  # fmt: skip
+    found = choose_device(device, launch_variable("LOCAL_RANK", 0, 0))
     if count == 1:
         yield Process(0, 1, found)
         return

@@ -19,8 +19,34 @@ BAD_IMAGES = ("fail", "skip")
 
 
 def launched_rank() -> int:
-    """Number of this process among those that ``torchrun`` started, 0 for the one that writes."""
-    return int(os.environ.get("RANK", 0))
+    """Number of this process among those that ``torchrun`` started, 0 for the one that writes.
+
+    Raises:
+        ConfigurationError: The environment variable ``RANK`` is no such number.
+    """
+    return launch_variable("RANK", 0, 0)
+
+
+def launch_variable(name: str, default: int, least: int) -> int:
+    """An integer of the environment, as ``torchrun`` sets it for each process.
+
+    Parameters:
+        name: The variable.
+        default: Its value where it is not set.
+        least: Its smallest value.
+
+    Raises:
+        ConfigurationError: It is set to something else.
+    """
+    text = os.environ.get(name)
+    try:
+        value = default if text is None else int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise ConfigurationError(f"the environment variable {name} is {text!r}, expected an "
+                                 f"integer from {least} on, as torchrun sets it")  # fmt: skip
+    return value
 
 
 @dataclass(frozen=True, kw_only=True)

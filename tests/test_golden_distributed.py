@@ -112,6 +112,26 @@ def test_alone_there_is_one_process(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("WORLD_SIZE", "x", "WORLD_SIZE is 'x', expected an integer from 1 on, as torchrun sets"),
+        ("WORLD_SIZE", "0", "WORLD_SIZE is '0', expected an integer from 1 on"),
+        ("LOCAL_RANK", "x", "LOCAL_RANK is 'x', expected an integer from 0 on"),
+        ("RANK", "1", "RANK is 1, expected less than WORLD_SIZE, 1$"),
+    ],
+)
+def test_variables_of_the_launcher_are_checked(monkeypatch, name, text, message):
+    for other in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, text)
+    with (
+        pytest.raises(ConfigurationError, match=f"^the environment variable {message}"),
+        join_processes("cpu"),
+    ):
+        raise AssertionError("joined")
+
+
+@pytest.mark.parametrize(
     ("gpus", "name", "rank", "expected"),
     [
         (0, "auto", 0, "cpu"),

@@ -99,6 +99,14 @@ def test_the_launcher_tells_the_rank(monkeypatch):
     assert launched_rank() == 3
 
 
+@pytest.mark.parametrize("text", ["x", "", "1.5", "-1"])
+def test_a_rank_that_is_no_number_is_refused(monkeypatch, text):
+    monkeypatch.setenv("RANK", text)
+    message = f"^the environment variable RANK is {text!r}, expected an integer from 0 on, as torch"
+    with pytest.raises(ConfigurationError, match=message):
+        launched_rank()
+
+
 def test_every_field_says_what_it_means():
     for item in dataclasses.fields(TrainConfig):
         assert item.metadata["help"].endswith(".")
