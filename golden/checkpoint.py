@@ -17,7 +17,7 @@ from palquant.errors import ModelError
 from palquant.files import write_bytes
 
 FORMAT = "palquant-checkpoint"
-VERSION = 1
+VERSION = 2
 #: First bytes of the zip archive that ``torch.save`` writes.
 _ARCHIVE = b"PK\x03\x04"
 
@@ -53,13 +53,11 @@ def load_checkpoint(path: str | os.PathLike[str], *entries: str) -> dict[str, An
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a damaged file is refused in one line, not two
             content = torch.load(target, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ModelError(f"{target}: cannot read: {error.strerror or error}") from error
     except Exception as error:  # on arbitrary bytes the restricted unpickler raises anything
-        if _is_torn(target):
-            raise ModelError(
-                f"{target}: is damaged (truncated or corrupted); without it, training starts anew"
-            ) from error
+        if is_torn(target):
+            raise ModelError(f"{target}: is damaged (truncated or corrupted)") from error
+        if isinstance(error, OSError):
+            raise ModelError(f"{target}: cannot read: {error.strerror or error}") from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"{target}: is no {FORMAT} file, or is damaged ({reason})") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -74,13 +72,15 @@ def load_checkpoint(path: str | os.PathLike[str], *entries: str) -> dict[str, An
     return found
 
 
-def _is_torn(path: Path) -> bool:
-    """Whether a file starts like the archive that a checkpoint is, but its end is missing."""
+def is_torn(path: Path) -> bool:
+    """Whether a file starts like the archive of ``torch.save``, but its end is missing."""
     try:
         with path.open("rb") as stream:
             return stream.read(len(_ARCHIVE)) == _ARCHIVE and not zipfile.is_zipfile(stream)
-    except (OSError, zipfile.BadZipFile):
+    except zipfile.BadZipFile:
         return True
+    except OSError:
+        return False
 
 
 def load_state(module: nn.Module, state: object, source: str) -> None:

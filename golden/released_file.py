@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,10 @@ import torch
 from torch import Tensor
 
 from palquant.errors import ModelError
+from palquant.golden.checkpoint import is_torn
 
 #: What training on several devices puts before each name.
 PREFIX = "module."
-#: First bytes of the zip archive that ``torch.save`` writes.
-_ARCHIVE = b"PK\x03\x04"
 #: Plain numbers of NumPy, as accuracies are sometimes kept. Making one executes nothing.
 _NUMBERS = ("float16", "float32", "float64", "int32", "int64", "uint8", "bool")
 #: How the restricted unpickler names what it refuses.
@@ -72,8 +70,6 @@ def _load(target: Path) -> Any:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_plain_numbers()):
             warnings.simplefilter("ignore")  # a damaged file is refused in one line, not two
             return torch.load(target, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ModelError(f"{target}: cannot read: {error.strerror or error}") from error
     except Exception as error:  # on arbitrary bytes the restricted unpickler raises anything
         refused = _REFUSED.search(str(error))
         if refused:
@@ -81,8 +77,10 @@ def _load(target: Path) -> Any:
                 f"{target}: holds the Python object {refused[1]}, which is not loaded: only "
                 "tensors and plain values are; save its state_dict alone"
             ) from error
-        if _is_torn(target):
+        if is_torn(target):
             raise ModelError(f"{target}: is damaged (truncated or corrupted)") from error
+        if isinstance(error, OSError):
+            raise ModelError(f"{target}: cannot read: {error.strerror or error}") from error
         # PyTorch's own text would advise to execute code from the file.
         raise ModelError(
             f"{target}: is no file of torch.save, is damaged, or holds more than tensors and plain "
@@ -95,12 +93,3 @@ def _plain_numbers() -> list[Any]:
     scalar = np.float64(0).__reduce__()[0]
     named = [(scalar, f"numpy.{module}.multiarray.scalar") for module in ("core", "_core")]
     return [*named, np.dtype, *(type(np.dtype(name)) for name in _NUMBERS)]
-
-
-def _is_torn(path: Path) -> bool:
-    """Whether a file starts like the archive of ``torch.save``, but its end is missing."""
-    try:
-        with path.open("rb") as stream:
-            return stream.read(len(_ARCHIVE)) == _ARCHIVE and not zipfile.is_zipfile(stream)
-    except (OSError, zipfile.BadZipFile):
-        return True

@@ -187,7 +187,10 @@ class TrainingRun:
         """
         content: dict[str, Any] | None = None
         if self.process.writes and self.checkpoint.exists():
-            content = load_checkpoint(self.checkpoint, *ENTRIES)
+            try:
+                content = load_checkpoint(self.checkpoint, *ENTRIES)
+            except ModelError as error:
+                raise ModelError(f"{error}; without it, training starts anew") from error
         content = broadcast(content)
         if content is None:
             return False

@@ -62,7 +62,7 @@ def one_line(error):
         (None, "cannot read: No such file or directory$"),
         ({"a": 1}, "is no palquant-checkpoint file$"),
         ([1, 2], "is no palquant-checkpoint file$"),
-        ({"format": "palquant-checkpoint", "version": 9}, "version 9, expected 1$"),
+        ({"format": "palquant-checkpoint", "version": 9}, "version 9, expected 2$"),
         ({"epoch": 1}, "entry 'model' is missing$"),
         (
             {"epoch": 1, "model": {}, "more": 0, "zoo": 0},
@@ -139,9 +139,13 @@ def test_a_truncated_checkpoint_is_damaged_whatever_is_missing(tmp_path, model, 
     save_checkpoint({"epoch": 7, "model": model.state_dict()}, path)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
-    assert damage(path) == (
-        f"{path}: is damaged (truncated or corrupted); without it, training starts anew"
-    )
+    assert damage(path) == f"{path}: is damaged (truncated or corrupted)"
+
+
+def test_checkpoints_without_a_scaler_are_of_another_version(tmp_path):
+    old = {"format": "palquant-checkpoint", "version": 1, "epoch": 1, "model": {}}
+    torch.save(old, tmp_path / "run.pt")
+    assert damage(tmp_path / "run.pt") == f"{tmp_path / 'run.pt'}: version 1, expected 2"
 
 
 def test_code_in_a_file_is_not_executed(tmp_path, monkeypatch):

@@ -110,6 +110,13 @@ def test_other_files_are_no_networks(teacher, tmp_path, change, message):
         load_network(tmp_path / "x.pt")
 
 
+def test_a_truncated_teacher_is_damaged_and_nothing_starts_anew(teacher, tmp_path):
+    data = teacher.checkpoint.read_bytes()
+    (tmp_path / "x.pt").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ModelError, match=r"x\.pt: is damaged \(truncated or corrupted\)$"):
+        load_network(tmp_path / "x.pt")
+
+
 def test_a_missing_teacher_is_named(tmp_path):
     for read in (load_network, identity):
         with pytest.raises(ModelError, match=r"none\.pt: cannot read: No such file"):
