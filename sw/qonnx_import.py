@@ -66,8 +66,8 @@ def import_qonnx(path: str | Path, calibration: npt.NDArray[Any] | None = None) 
 
     Parameters:
         path: The file; a file of external data lies beside it.
-        calibration: Images (N, C, H, W), float32, as the network reads them; needed only if
-            floats without a quantiser are added or averaged.
+        calibration: Images (N, C, H, W), float32 as the network reads them, or uint8, which are
+            divided by 255; needed only if floats without a quantiser are added or averaged.
 
     Raises:
         ModelError: The file is missing, truncated, or no network of one image and one result.

@@ -110,9 +110,11 @@ def _requantize(builder: Builder, real: Real, step: float) -> str:
 def _measure(source: Source, images: npt.NDArray[Any]) -> dict[str, float]:
     """Step of the stream of every tensor, from what the executor computes for images."""
     batch, *shape = source.shape(source.input)
+    if images.dtype == np.uint8:  # as everywhere: bytes are the pixels of 0 to 1 times 255
+        images = images.astype(np.float32) / np.float32(255)
     if images.dtype != np.float32 or images.ndim != 4 or list(images.shape[1:]) != shape:
         raise InputError(f"calibration images are {images.dtype} of shape {images.shape}, expected "
-                         f"float32 of shape (N, {', '.join(map(str, shape))})")  # fmt: skip
+                         f"float32 or uint8, (N, {', '.join(map(str, shape))})")  # fmt: skip
     if len(images) < batch or not np.isfinite(images).all():
         raise InputError(f"{len(images)} calibration images, or NaN among them (expected at least "
                          f"{batch})")  # fmt: skip

@@ -113,7 +113,7 @@ def test_float_sums_are_calibrated(tmp_path):
     with pytest.raises(InputError, match=r"takes floats without a quantiser, .*give calibration"):
         import_qonnx(path)
     for bad, text in (
-        (images(5, 4, size=9), r"float32 of shape \(4, 3, 9, 9\), expected float32 of shape"),
+        (images(5, 4, size=9), r"float32 of shape \(4, 3, 9, 9\), expected float32 or uint8"),
         (images(5, 4).astype(np.float64), "are float64"),
         (np.full_like(images(5, 4), np.nan), "NaN among them"),
         (images(5, 4)[:0], "^0 calibration images"),
@@ -122,6 +122,11 @@ def test_float_sums_are_calibrated(tmp_path):
             import_qonnx(path, bad)
     imported = read_qonnx(path, images(5, 8))
     steps = imported.graph.metadata["import"]["calibrated"]
+    pixels = np.rint(images(5, 8) * 255).astype(np.uint8)
+    floats = pixels.astype(np.float32) / np.float32(255)
+    of_bytes, of_floats = (read_qonnx(path, given).graph for given in (pixels, floats))
+    assert_same(of_bytes, of_floats)
+    assert of_bytes.metadata["import"]["calibrated"].keys() == steps.keys()
     assert len(steps) >= 3
     assert all(np.frexp(step)[0] == 0.5 for step in steps.values())
     wrong, values, count = differences(imported, images(6, 4))
