@@ -274,7 +274,7 @@ def bench(options: Namespace) -> Report:
 
 def inspect(options: Namespace) -> Report:
     """Show what a model file or a memory image holds."""
-    from palquant.sw.listing import node_rows, program_lines
+    from palquant.sw.listing import host_line, node_rows, program_lines
     from palquant.sw.model import load_model
 
     path: Path = options.path
@@ -284,6 +284,8 @@ def inspect(options: Namespace) -> Report:
         graph = load_model(path)
         rows = node_rows(graph)
         print(table(["node", "operation", "inputs", "shape", "type"], rows))
+        if graph.host is not None:
+            print("\n" + host_line(graph.host))
         return {"nodes": [list(row) for row in rows], "metadata": graph.metadata}
     image = load_image(path)
     layers = [asdict(layer) for layer in image.layers]
@@ -303,6 +305,8 @@ def inspect(options: Namespace) -> Report:
             ],
         )
     )
+    if image.graph.host is not None:
+        print("\n" + host_line(image.graph.host))
     tensors = [
         [
             name,

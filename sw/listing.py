@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from palquant.hw import isa
 from palquant.hw.isa import Base, Memory, Opcode
 from palquant.sw.graph import Convolution, Graph, Node, Quantize
+from palquant.sw.host import HostEnds
 from palquant.sw.image import MemoryImage
 
 
@@ -26,6 +27,16 @@ def node_rows(graph: Graph) -> list[tuple[str, str, str, str, str]]:
             )
         )
     return rows
+
+
+def host_line(host: HostEnds) -> str:
+    """What the host computes before and behind the network."""
+    outputs, inputs, height, width = host.stem.weight.shape
+    classes, features = host.classifier.weight.shape
+    return (
+        f"on the host, in floating point: stem {inputs}->{outputs} {height}x{width}/"
+        f"{host.stem.stride}, classifier {features}->{classes}"
+    )
 
 
 def _operation(node: Node) -> str:

@@ -59,6 +59,11 @@ def test_a_released_checkpoint_becomes_a_model_that_runs(released, stem, tmp_pat
     assert main(["import", str(path), *options, "--quiet", "-o", str(made)]) == 0
     assert "get the float network's class" in capsys.readouterr().out
     assert main(["compile", str(made), "--geometry", "tiny", "-o", str(image)]) == 0
+    for path in (made, image):
+        capsys.readouterr()
+        assert main(["inspect", str(path)]) == 0
+        told = "on the host, in floating point: stem 3->8 7x7/2, classifier 64->10"
+        assert (told in capsys.readouterr().out) == (stem == "host")
     report = tmp_path / "compare.json"
     compare = ["compare", str(image), "--input", str(images), "--images", "1"]
     assert main([*compare, "--json", str(report)]) == 0
