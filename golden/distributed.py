@@ -7,17 +7,20 @@ whole batch: the reductions here are over all processes, and the plain ones wher
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from palquant.errors import ConfigurationError, ToolError
+from palquant.errors import ConfigurationError, PalquantError, ToolError
 from palquant.golden.settings import launch_variable, launched_rank
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,48 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 def process_count() -> int:
     """Number of processes that train together; 1 unless :func:`join_processes` met others."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+@contextmanager
+def failing_together(device: torch.device) -> Iterator[None]:
+    """A block that ends on all processes if a user's mistake ends it on one.
+
+    Without it the others would wait in their next exchange for one that has gone. Nothing may be
+    exchanged within the block.
+
+    Raises:
+        PalquantError: What ended the block here.
+        ToolError: The block ended in another process, which says why.
+    """
+    if process_count() == 1:
+        yield
+        return
+    problem: PalquantError | None = None
+    try:
+        yield
+    except PalquantError as error:
+        problem = error
+    failed = largest(torch.tensor(float(problem is not None), device=device))
+    if problem is not None:
+        raise problem
+    if failed:
+        raise ToolError("another process of this training has ended; its own line says why")
+
+
+def each_together(items: Iterable[Item], device: torch.device) -> Iterator[Item]:
+    """Items of which every process has the same number, until one process cannot make its next.
+
+    Raises:
+        PalquantError: The next one cannot be made here.
+        ToolError: It cannot be made in another process, which says why.
+    """
+    iterator = iter(items)
+    while True:
+        with failing_together(device):
+            found = list(islice(iterator, 1))
+        if not found:
+            return
+        yield found[0]
 
 
 def broadcast(value: Any) -> Any:

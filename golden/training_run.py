@@ -21,7 +21,7 @@ from palquant.golden.checkpoint import load_checkpoint, load_state, save_checkpo
 from palquant.golden.config import TrainConfig, words
 from palquant.golden.data_source import Source
 from palquant.golden.distill import ENTRIES, Teacher, total_loss
-from palquant.golden.distributed import Process, broadcast, total
+from palquant.golden.distributed import Process, broadcast, each_together, failing_together, total
 from palquant.golden.evaluate import evaluate
 from palquant.golden.image_loader import Batch
 from palquant.golden.improvements import build_network, split_parameters
@@ -97,13 +97,15 @@ class TrainingRun:
         Raises:
             ModelError: The training has diverged.
             InputError: An image file cannot be read, and is not to be skipped.
+            ToolError: Another process has ended for such a reason.
         """
         batches, device = self.source.steps, self.process.device
         losses = torch.zeros(batches, device=device)
         skipped = 0
         self.model.train()
+        batches_here = each_together(self.source.training(self.epoch), device)
         with progress.epoch():
-            for index, batch in enumerate(self.source.training(self.epoch)):
+            for index, batch in enumerate(batches_here):
                 self._set_learning_rates((self.epoch + index / batches) / self.config.epochs)
                 losses[index] = self._step(batch)
                 skipped += len(batch.problems)
@@ -140,8 +142,9 @@ class TrainingRun:
             with torch.autocast(device.type, self.precision, enabled=self.precision is not None):
                 logits = self.parallel(images)
             loss = total_loss(logits, labels, answers, self.config)
-            if not loss.isfinite():
-                raise ModelError("the loss is NaN or infinite")
+            with failing_together(device):
+                if not loss.isfinite():
+                    raise ModelError("the loss is NaN or infinite")
         except ModelError as error:
             raise ModelError(f"epoch {self.epoch + 1}: {error}; try a smaller "
                              "learning rate") from error  # fmt: skip
@@ -186,14 +189,21 @@ class TrainingRun:
             ModelError: It does not fit.
         """
         content: dict[str, Any] | None = None
-        if self.process.writes and self.checkpoint.exists():
-            try:
-                content = load_checkpoint(self.checkpoint, *ENTRIES)
-            except ModelError as error:
-                raise ModelError(f"{error}; without it, training starts anew") from error
+        with failing_together(self.process.device):
+            if self.process.writes and self.checkpoint.exists():
+                try:
+                    content = load_checkpoint(self.checkpoint, *ENTRIES)
+                except ModelError as error:
+                    raise ModelError(f"{error}; without it, training starts anew") from error
         content = broadcast(content)
         if content is None:
             return False
+        with failing_together(self.process.device):
+            self._restore(content)
+        return True
+
+    def _restore(self, content: dict[str, Any]) -> None:
+        """Take over a checkpoint's content; a ModelError if it does not fit."""
         found, epoch, history = content["config"], content["epoch"], content["history"]
         for name, value in self._identity().items():
             saved = found.get(name) if isinstance(found, dict) else None
@@ -208,7 +218,6 @@ class TrainingRun:
         self._load_scaler(content["scaler"])
         self.epoch = epoch
         self.history = history
-        return True
 
     def _load_optimizer(self, name: str, optimizer: Optimizer, state: Any) -> None:
         """Load an optimiser's state; every buffer must have the shape of its parameter."""

@@ -6,7 +6,7 @@ import torch
 from processes import in_processes
 from torch import Tensor
 
-from palquant.errors import ConfigurationError
+from palquant.errors import ConfigurationError, InputError, PalquantError
 from palquant.golden import distributed
 from palquant.golden.batch_norm import synchronised_batch_norm
 from palquant.golden.convolution import ParallelConvolution
@@ -62,6 +62,33 @@ def learn(process: Process) -> dict[str, np.ndarray]:
         found[f"norm.{key}.grad"] = distributed.total(parameter.grad) / process.count
     found["rank"] = torch.tensor(distributed.broadcast({"rank": process.rank})["rank"])
     return {name: value.numpy() for name, value in found.items()}
+
+
+def fail_in_the_second(process: Process) -> list[str]:
+    """Process 1 has a third item that it cannot make; what each process meets."""
+
+    def items():
+        yield from (1, 2)
+        if process.rank:
+            raise InputError("no third")
+        yield 3
+
+    met = []
+    try:
+        met += [str(item) for item in distributed.each_together([5, 6], process.device)]
+        for item in distributed.each_together(items(), process.device):
+            met.append(str(item))
+    except PalquantError as error:
+        met.append(f"{type(error).__name__}: {error}")
+    met.append(str(float(distributed.total(torch.tensor(1.0)))))  # they still understand each other
+    return met
+
+
+def test_what_ends_one_process_ends_all():
+    first, second = in_processes(2, fail_in_the_second)
+    gone = "ToolError: another process of this training has ended; its own line says why"
+    assert first == ["5", "6", "1", "2", gone, "2.0"]
+    assert second == ["5", "6", "1", "2", "InputError: no third", "2.0"]
 
 
 def test_two_processes_learn_what_one_does():
