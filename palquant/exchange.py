@@ -111,7 +111,9 @@ def _import_released(options: Namespace, images: npt.NDArray[Any] | None) -> tup
         images,
         stem=options.stem or "accelerator",
         progress=say,
-        **{f"{name}_bits": width for name, width in bits.items()},
+        weight_bits=bits["weight"],
+        activation_bits=bits["activation"],
+        residual_bits=bits["residual"],
     )
     if given["weight"] is None or given["activation"] is None:
         note(f"W{bits['weight']}A{bits['activation']} assumed: {options.file} does not tell the "

@@ -53,7 +53,7 @@ def fault(node: NodeProto, opset: int, custom: str) -> str | None:
     single = onnx.defs.OpSchema.FormalParameterOption.Single
     needed = sum(item.option == single for item in schema.inputs)
     found = _missing_input(node, needed, schema.max_input)
-    kinds = {name: item.type.value for name, item in schema.attributes.items()}
+    kinds = {name: _number(item.type) for name, item in schema.attributes.items()}
     found = found or _wrong_attribute(node, kinds)
     given = {item.name for item in node.attribute}
     for name, item in schema.attributes.items():
@@ -65,6 +65,11 @@ def fault(node: NodeProto, opset: int, custom: str) -> str | None:
         found = found or (f"has an attribute {unknown[0]}, which its operator set {opset} does not "
                           f"know (expected: {expected})")  # fmt: skip
     return found
+
+
+def _number(kind: onnx.defs.OpSchema.AttrType) -> int:
+    """A kind of attribute as files count it."""
+    return int(AttributeProto.AttributeType.Value(str(kind).rpartition(".")[2]))
 
 
 def _missing_input(node: NodeProto, needed: int, most: int) -> str | None:
