@@ -23,7 +23,7 @@ from palquant.golden.data import synthetic_images
 from palquant.golden.random_network import calibrated_graph
 from palquant.hw import isa
 from palquant.sw.graph import Convolution, Graph
-from palquant.tables import table
+from palquant.tables import count, table
 from palquant.trainings import Training, measure
 
 Report = dict[str, Any]
@@ -196,9 +196,9 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
     Parameters:
         values: At least two, one for each seed.
     """
-    count = len(values)
-    quantile = float(student_t.ppf((1 + CONFIDENCE) / 2, count - 1))
-    return statistics.fmean(values), quantile * statistics.stdev(values) / count**0.5
+    number = len(values)
+    quantile = float(student_t.ppf((1 + CONFIDENCE) / 2, number - 1))
+    return statistics.fmean(values), quantile * statistics.stdev(values) / number**0.5
 
 
 def is_pareto(row: Report, rows: Sequence[Report]) -> bool:
@@ -252,8 +252,8 @@ def _print(report: Report) -> None:
     print("\n" + table([*columns, "not 0"], rows))
     print(
         f"\n{report['data']}; {report['base_width']} channels in the first stage of each group, "
-        f"{report['epochs']} epochs. Rates are shares of 1; ci95 is half the width of an interval "
-        "of 95 % confidence over the seeds, not corrected for the number of comparisons. Passes "
-        "are multiply-accumulates of 2-bit digits for one image; no row marked pareto is beaten "
-        "by a cheaper one that is at least as accurate."
+        f"{count(report['epochs'], 'epoch')}. Rates are shares of 1; ci95 is half the width of an "
+        "interval of 95 % confidence over the seeds, not corrected for the number of comparisons. "
+        "Passes are multiply-accumulates of 2-bit digits for one image; no row marked pareto is "
+        "beaten by a cheaper one that is at least as accurate."
     )
