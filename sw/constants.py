@@ -131,10 +131,11 @@ class Constants:
         # Half of the memory, so that the next part's weights arrive beside this one's.
         most = g.weight_words // 2 // self._tap_words(layer)
         if most < 1:
+            # A lone input chunk needs no second buffer: its weights need not make way for others.
+            needed = min(words, 2 * self._tap_words(layer))
             raise CapacityError(
-                f"{layer.name}: one input chunk of one output chunk needs "
-                f"{2 * self._tap_words(layer)} words of weight memory, double-buffered; geometry "
-                f"{g.name} has {g.weight_words}"
+                f"{layer.name}: one output chunk needs {needed} words of weight memory at least; "
+                f"geometry {g.name} has {g.weight_words}"
             )
         node = layer.operation
         assert isinstance(node, Convolution)

@@ -1,6 +1,7 @@
 """Random networks: every tensor that a compiled image makes in the emulator is the reference's."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from networks import Builder, drawer, random_network
 
 from palquant.errors import CapacityError, RangeError, UnsupportedLayerError
 from palquant.hw import isa
-from palquant.hw.config import PRESETS
+from palquant.hw.config import PRESETS, Geometry
 from palquant.hw.isa import Opcode
 from palquant.sim.scoreboard import compare_outputs, require_equal
 from palquant.sw.compile import compile_graph
@@ -146,12 +147,54 @@ def test_results_are_cut_by_input_channels_where_weights_do_not_fit(
 def test_a_tap_that_exceeds_the_weight_memory_is_refused():
     builder = residual_pair(channels=64)
     small = dataclasses.replace(TINY, weight_words=16)
-    text = (
-        "conv: one input chunk of one output chunk needs 18 words of weight memory, "
-        "double-buffered; geometry tiny has 16"
-    )
+    text = "conv: one output chunk needs 18 words of weight memory at least; geometry tiny has 16"
     with pytest.raises(CapacityError, match=text):
         compile_graph(builder.graph(), small)
+
+
+REFUSAL = re.compile(r"(?P<layer>.*): .* needs (?P<words>\d+) words of (?P<memory>\w+) memory")
+
+
+def refusal(graph: Graph, machine: Geometry) -> dict[str, str]:
+    """Layer, memory and words of a refusal; empty if the network is compiled."""
+    try:
+        compile_graph(graph, machine)
+    except CapacityError as error:
+        text = str(error)
+    else:
+        return {}
+    found = REFUSAL.match(text)
+    assert found, text
+    return found.groupdict()
+
+
+@pytest.mark.parametrize(
+    ("weight_words", "activation", "output", "residual"), [(16, 128, 64, 128), (256, 32, 32, 32)]
+)
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_the_size_that_a_refusal_names_does_and_less_does_not(
+    weight_words, activation, output, residual, data
+):
+    graph = random_network(lambda low, high: data.draw(st.integers(low, high))).graph()
+    machine = dataclasses.replace(
+        TINY, name="small", weight_words=weight_words, activation_words=activation,
+        output_words=output, residual_words=residual, parameter_slots=8,
+    )  # fmt: skip
+    refused = refusal(graph, machine)
+    if not refused:
+        reject()
+    field = f"{refused['memory']}_words"
+    words = int(refused["words"])
+    granule = (
+        machine.activation_words_per_row if field in ("activation_words", "output_words") else 1
+    )
+    less = refusal(graph, dataclasses.replace(machine, **{field: words - granule}))
+    assert less  # this memory still, or another one that is too small as well
+    if less["layer"] == refused["layer"] and less["memory"] == refused["memory"]:
+        assert less["words"] == refused["words"]
+    enough = refusal(graph, dataclasses.replace(machine, **{field: words}))
+    assert (enough.get("layer"), enough.get("memory")) != (refused["layer"], refused["memory"])
 
 
 def test_an_overflow_names_layer_channel_and_register():
