@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from palquant.errors import ModelError
+from palquant.errors import ModelError, first_line
 from palquant.files import write_bytes
 
 FORMAT = "palquant-checkpoint"
@@ -58,8 +58,9 @@ def load_checkpoint(path: str | os.PathLike[str], *entries: str) -> dict[str, An
             raise ModelError(f"{target}: is damaged (truncated or corrupted)") from error
         if isinstance(error, OSError):
             raise ModelError(f"{target}: cannot read: {error.strerror or error}") from error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{target}: is no {FORMAT} file, or is damaged ({reason})") from error
+        raise ModelError(
+            f"{target}: is no {FORMAT} file, or is damaged ({first_line(error)})"
+        ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ModelError(f"{target}: is no {FORMAT} file")
     if content.get("version") != VERSION:

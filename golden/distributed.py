@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from palquant.errors import ConfigurationError, PalquantError, ToolError
+from palquant.errors import ConfigurationError, PalquantError, ToolError, first_line
 from palquant.golden.settings import launch_variable, launched_rank
 
 Item = TypeVar("Item")
@@ -73,8 +73,9 @@ def join_processes(device: str) -> Iterator[Process]:
     try:
         dist.init_process_group("nccl" if found.type == "cuda" else "gloo")
     except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ToolError(f"cannot meet the {count} processes of this training: {reason}") from error
+        raise ToolError(
+            f"cannot meet the {count} processes of this training: {first_line(error)}"
+        ) from error
     try:
         yield Process(rank, count, found)
     finally:

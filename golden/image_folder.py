@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from palquant.errors import InputError
+from palquant.errors import InputError, first_line
 
 #: Endings of names that count as images, in lower case.
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm")
@@ -164,6 +164,6 @@ def read_image(path: str) -> Image.Image:
             with Image.open(path) as image:
                 return image.convert("RGB")
     except Exception as error:  # on arbitrary bytes decoders raise anything
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        text = reason.splitlines()[0].removesuffix(f" {path!r}")
+        reason = getattr(error, "strerror", None) or first_line(error)
+        text = reason.removesuffix(f" {path!r}")
         raise InputError(f"{path}: cannot read this image: {text}") from error

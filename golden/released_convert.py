@@ -27,8 +27,6 @@ from palquant.golden.released_network import (
 )
 from palquant.sw.graph import HostClassifier, HostEnds, HostStem, Shape
 
-#: Where stem and classifier are computed: on the accelerator in 8 bits, or on the host in floats.
-STEMS = ("accelerator", "host")
 #: How often calibration images pass at most; the second time rarely changes anything.
 _PASSES = 4
 
@@ -67,7 +65,7 @@ def convert(released: ReleasedResNet, config: NetworkConfig, stem: str) -> Resid
     Parameters:
         released: The network.
         config: From :func:`network_config`.
-        stem: One of :data:`STEMS`; "host" gives a network of the stem's features.
+        stem: One of :data:`released_options.STEMS`; "host" gives a network of the stem's features.
     """
     network = ResidualNetwork(config)
     if stem == "host":

@@ -16,13 +16,13 @@ from palquant.golden.config import PHOTO_MEAN, PHOTO_STD
 from palquant.golden.export import export
 from palquant.golden.released_agreement import measure, split
 from palquant.golden.released_convert import (
-    STEMS,
     calibrate_converted,
     convert,
     host_ends,
     network_config,
 )
 from palquant.golden.released_file import read_released
+from palquant.golden.released_options import BITS, STEMS
 from palquant.golden.released_report import report
 from palquant.golden.released_structure import load_released
 from palquant.golden.verify import verify
@@ -42,9 +42,9 @@ def import_released(
     stem: str = "accelerator",
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
-    weight_bits: int = 2,
-    activation_bits: int = 2,
-    residual_bits: int = 16,
+    weight_bits: int = BITS["weight"],
+    activation_bits: int = BITS["activation"],
+    residual_bits: int = BITS["residual"],
     compared: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[Graph, dict[str, Any]]:

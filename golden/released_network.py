@@ -19,13 +19,8 @@ from torch import Tensor, nn
 
 from palquant.golden.layers import channel_shuffle, group_rotation
 from palquant.golden.quantize import straight_through
+from palquant.golden.released_options import STRUCTURES
 
-#: Kind of blocks and blocks of each stage, by name.
-STRUCTURES = {
-    "resnet18": ("basic", (2, 2, 2, 2)),
-    "resnet34": ("basic", (3, 4, 6, 3)),
-    "resnet50": ("bottleneck", (3, 4, 6, 3)),
-}
 #: Kernel, stride and padding of the stem's max-pool.
 POOL = (3, 2, 1)
 
@@ -35,7 +30,7 @@ class Structure:
     """What distinguishes one released network from another.
 
     Parameters:
-        architecture: Name in :data:`STRUCTURES`.
+        architecture: Name in :data:`released_options.STRUCTURES`.
         groups: Parallel groups G.
         base_width: Channels of the stem in each group; 64 in released files.
         classes: Number of classes.

@@ -10,12 +10,8 @@ from torch import Tensor
 
 from palquant.errors import ConfigurationError, ModelError
 from palquant.golden.checkpoint import load_state
-from palquant.golden.released_network import (
-    STRUCTURES,
-    QuantizedConv2d,
-    ReleasedResNet,
-    Structure,
-)
+from palquant.golden.released_network import QuantizedConv2d, ReleasedResNet, Structure
+from palquant.golden.released_options import STRUCTURES
 
 #: Entries whose shapes tell widths, groups and classes, and how many dimensions they have.
 _TELLING = {"conv1.weight": 4, "layer1.0.conv1.weight": 4, "fc.weight": 2}
@@ -36,7 +32,7 @@ def load_released(
     Parameters:
         state: Parameters by name, without ``module.``.
         source: Where they come from, for messages.
-        architecture: Name in ``released_network.STRUCTURES``.
+        architecture: Name in ``released_options.STRUCTURES``.
         groups: Parallel groups G.
         weight_bits: Width of the weights between stem and classifier.
         activation_bits: Width of the activations there.

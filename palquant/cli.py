@@ -12,11 +12,10 @@ from typing import Any
 from palquant import __version__, commands, exchange, guard
 from palquant.golden.config import TrainConfig
 from palquant.golden.recipe import folder_defaults
+from palquant.golden.released_options import BITS, STEMS, STRUCTURES
 from palquant.golden.settings import BAD_IMAGES, DEVICES, RunSettings
 from palquant.hw.config import PRESETS
 
-#: Structures that released checkpoints may have.
-RELEASED = ("resnet18", "resnet34", "resnet50")
 #: Names of the benchmarks, ``bench.BENCHMARKS``.
 BENCHMARKS = ("resnet18", "speedup", "growth", "accuracy")
 DESCRIPTION = "Train, compile, simulate and compare 2-bit networks on the palquant accelerator."
@@ -213,7 +212,9 @@ def build_parser() -> argparse.ArgumentParser:
         "-o build/resnet18.npz",
     )
     import_.add_argument("file", type=Path, metavar="FILE", help="FILE.onnx, or a checkpoint")
-    import_.add_argument("--arch", choices=RELEASED, help="structure of a released checkpoint")
+    import_.add_argument(
+        "--arch", choices=tuple(STRUCTURES), help="structure of a released checkpoint"
+    )
     import_.add_argument(
         "--groups", type=positive, metavar="G", help="groups of a released checkpoint"
     )
@@ -226,7 +227,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     import_.add_argument(
         "--stem",
-        choices=("accelerator", "host"),
+        choices=STEMS,
         help="who computes stem and classifier of a released checkpoint: the accelerator with 8 "
         "bits, or the host in floating point (default: accelerator)",
     )
@@ -235,7 +236,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("activation", "width of the activations there"),
         ("residual", "width of the residual stream, 8 to 16"),
     ):
-        default = exchange.RELEASED_BITS[name]
+        default = BITS[name]
         import_.add_argument(
             f"--{name}-bits", type=positive, metavar="N", help=f"{text} (default: {default})"
         )

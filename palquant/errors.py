@@ -76,3 +76,8 @@ class MismatchError(PalquantError, AssertionError):
     def __init__(self, message: str, report: dict[str, object] | None = None) -> None:
         super().__init__(message)
         self.report = report
+
+
+def first_line(error: Exception) -> str:
+    """What another library's exception says, in one line; its class where it says nothing."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from palquant.errors import InputError
 from palquant.files import replace_file
+from palquant.golden.released_options import BITS
 from palquant.inputs import note, read_images
 from palquant.tables import count, table
 
@@ -21,8 +22,6 @@ Report = dict[str, Any]
 QONNX_SUFFIX = ".onnx"
 #: What a model file's name ends with.
 MODEL_SUFFIX = ".npz"
-#: Widths that a released checkpoint, which does not tell its own, is taken to have.
-RELEASED_BITS = {"weight": 2, "activation": 2, "residual": 16}
 
 
 def import_model(options: Namespace) -> Report:
@@ -61,7 +60,7 @@ def _check_output(path: Path) -> None:
 def _import_qonnx(options: Namespace, images: npt.NDArray[Any] | None) -> tuple[Any, Report]:
     from palquant.sw.qonnx_import import read_qonnx
 
-    for name in ("arch", "groups", "stem", *(f"{part}_bits" for part in RELEASED_BITS)):
+    for name in ("arch", "groups", "stem", *(f"{part}_bits" for part in BITS)):
         if getattr(options, name) is not None:
             raise InputError(f"{options.file}: a QONNX file; --{name.replace('_', '-')} is for "
                              "released checkpoints")  # fmt: skip
@@ -97,8 +96,8 @@ def _import_released(options: Namespace, images: npt.NDArray[Any] | None) -> tup
         )
     assert images is not None
 
-    given = {name: getattr(options, f"{name}_bits") for name in RELEASED_BITS}
-    bits = {name: given[name] or default for name, default in RELEASED_BITS.items()}
+    given = {name: getattr(options, f"{name}_bits") for name in BITS}
+    bits = {name: given[name] or default for name, default in BITS.items()}
 
     def say(text: str) -> None:
         if not options.quiet:

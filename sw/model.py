@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from palquant.errors import GraphError, ModelError
+from palquant.errors import GraphError, ModelError, first_line
 from palquant.files import write_bytes
 from palquant.sw.graph import (
     OPERATIONS,
@@ -96,8 +96,9 @@ def load_model(path: str | os.PathLike[str]) -> Graph:
     except OSError as error:
         raise ModelError(f"{target}: cannot read: {error.strerror or error}") from error
     except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ModelError(f"{target}: is no {FORMAT} file, or is damaged ({reason})") from error
+        raise ModelError(
+            f"{target}: is no {FORMAT} file, or is damaged ({first_line(error)})"
+        ) from error
     try:
         document = json.loads(arrays.pop("graph").tobytes())
         if document["format"] != FORMAT:
@@ -136,6 +137,8 @@ def _read_node(target: Path, entry: dict[str, Any], arrays: dict[str, np.ndarray
 
 def _read_host(target: Path, entry: dict[str, Any], arrays: dict[str, np.ndarray]) -> HostEnds:
     """What the host computes, from its JSON entry and arrays."""
+    if unknown := sorted(set(entry) - set(_HOST)):
+        raise ModelError(f"{target}: host has an unknown part {unknown[0]!r}")
     parts = {
         part: _read(target, cls, dict(entry[part]), f"host.{part}", ".", arrays)
         for part, cls in _HOST.items()

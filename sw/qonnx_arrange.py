@@ -1,29 +1,31 @@
-"""Channel permutations, however they are written, and flattening: where each element ends.
+"""Channels in another order or several times, however written, and flattening.
 
 Slice, Concat, Gather, Reshape and Transpose are executed on the numbers of the elements instead
 of the elements. If the result is a whole image whose channels were exchanged, they were a
-permutation.
+permutation; if it is several whole images, one behind the other along the channels, a repetition.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from onnx import NodeProto
 
 from palquant.sw import graph as ir
 from palquant.sw.qonnx_builder import Builder
-from palquant.sw.qonnx_codes import move_residual
+from palquant.sw.qonnx_codes import make_codes, move_residual
 from palquant.sw.qonnx_quantizers import Grid
 from palquant.sw.qonnx_source import refuse
 from palquant.sw.qonnx_staircase import Ints
-from palquant.sw.qonnx_values import Arranged, Averaged, Real, Reorder, Value
+from palquant.sw.qonnx_values import Arranged, Averaged, Base, Real, Reorder, Value
 
 #: Operators that only move elements.
 ARRANGEMENTS = (
-    "Concat", "Flatten", "Gather", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze",
+    "Concat", "Flatten", "Gather", "Reshape", "Slice", "Squeeze", "Tile", "Transpose",
+    "Unsqueeze",
 )  # fmt: skip
 
 
@@ -59,6 +61,9 @@ def _recognise(builder: Builder, node: NodeProto, operand: Real | Averaged, inde
     name, shape = node.output[0], operand.shape
     size = shape.channels * shape.height * shape.width
     arranged = Arranged(name, operand, index)
+    if times := _repetitions(index, shape):
+        repeated = _repeat(builder, name, operand, times)
+        return arranged if repeated is None else repeated
     if index.size % size or index.ndim not in (2, 4) or index.shape[1] != shape.channels:
         return arranged
     images = index.size // size
@@ -85,6 +90,45 @@ def _recognise(builder: Builder, node: NodeProto, operand: Real | Averaged, inde
         return Real(name, source, base, shape, (), operand.grid)
     grid, made = (_permuted(grid, order) for grid in (operand.grid, operand.made))
     return operand.then(step, grid=grid, made=made)
+
+
+def _repetitions(index: Ints, shape: ir.Shape) -> int:
+    """How often an arrangement has all channels of an image, one copy behind the other; or 0."""
+    times, rest = divmod(index.shape[1] if index.ndim == 4 else 0, shape.channels)
+    if rest or times < 2 or index.shape[2:] != (shape.height, shape.width):
+        return 0
+    once = np.arange(index.size // times).reshape(-1, *index.shape[2:])
+    copies = index.reshape(len(index), times, shape.channels, *index.shape[2:])
+    wanted = once.reshape(len(index), 1, shape.channels, *index.shape[2:])
+    return times if (copies == wanted).all() else 0
+
+
+def _repeat(builder: Builder, name: str, operand: Real | Averaged, times: int) -> Real | None:
+    """Residuals or codes of up to 4 bits, repeated; None for anything else."""
+    if isinstance(operand, Averaged):
+        return None
+    shape = replace(operand.shape, channels=times * operand.shape.channels)
+    if not operand.steps and builder.kind(operand.source) is ir.Kind.RESIDUAL:
+        source = builder.repeat(name, operand.source, operand.shape.channels, times)
+        tiled: dict[str, Any] = {
+            key: np.tile(getattr(operand.base, key), times)
+            for key in ("low", "high", "scale", "offset", "error")
+        }
+        base = replace(operand.base, **tiled)
+        return Real(name, source, base, shape, (), _tiled(operand.grid, times))
+    grid = operand.grid
+    if grid is None or grid.bits > 4 or grid.scale.size > 1:
+        return None
+    codes = make_codes(builder, operand)
+    source = builder.repeat(name, codes.tensor, codes.shape.channels, times)
+    base = Base.even(shape.channels, 0, codes.levels - 1, codes.scale, -codes.zero * codes.scale)
+    return Real(name, source, base, shape, (), grid)
+
+
+def _tiled(grid: Grid | None, times: int) -> Grid | None:
+    if grid is None or grid.scale.size == 1:
+        return grid
+    return replace(grid, scale=np.tile(grid.scale, times))
 
 
 def _permuted(grid: Grid | None, order: Ints) -> Grid | None:

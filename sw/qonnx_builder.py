@@ -106,7 +106,7 @@ class Builder:
             return node.type.kind
         if isinstance(node, ir.Quantize | ir.Clamp):
             return ir.Kind.CODES
-        if isinstance(node, ir.Permute):
+        if isinstance(node, ir.Permute | ir.Repeat):
             return self.kind(node.input)
         return ir.Kind.RESIDUAL
 
@@ -120,7 +120,7 @@ class Builder:
     def zero_point(self, name: str) -> int:
         """Zero point of a code tensor of the graph."""
         node = self.nodes[name]
-        if isinstance(node, ir.Permute):
+        if isinstance(node, ir.Permute | ir.Repeat):
             return self.zero_point(node.input)
         assert isinstance(node, ir.Quantize | ir.Clamp | ir.Input)
         return node.zero_point
@@ -141,6 +141,14 @@ class Builder:
             node = ir.Permute(name=step_name, input=source, permutation=order)
             self.add(node, scale, offset)
         return step_name
+
+    def repeat(self, name: str, source: str, channels: int, times: int) -> str:
+        """Append all ``channels`` of codes or residuals, ``times`` in a row, once."""
+        if name not in self.nodes:
+            known = (np.broadcast_to(values, channels) for values in self.real[source])
+            scale, offset = (np.tile(values, times) for values in known)
+            self.add(ir.Repeat(name=name, input=source, times=times), scale, offset)
+        return name
 
     def multiply(
         self,

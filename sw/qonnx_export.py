@@ -249,6 +249,11 @@ class _Exporter:
         order = self.constant(f"{node.name}/order", node.permutation, np.int64)
         self._same(node, "Gather", order, axis=1)
 
+    def repeat(self, node: ir.Repeat) -> None:
+        source = self.held[node.input]
+        tensor = self.add("Concat", [source] * node.times, node.name, self.kinds[source], axis=1)
+        self.hold(node, tensor, self.bounds[node.input])
+
     def max_pool(self, node: ir.MaxPool) -> None:
         self._same(node, "MaxPool", kernel_shape=list(node.kernel), strides=list(node.stride),
                    pads=[*node.padding, *node.padding])  # fmt: skip
@@ -329,6 +334,7 @@ _WRITERS: dict[type[ir.Node], Callable[[_Exporter, Any], None]] = {
     ir.Relu: _Exporter.relu,
     ir.Add: _Exporter.addition,
     ir.Permute: _Exporter.permute,
+    ir.Repeat: _Exporter.repeat,
     ir.MaxPool: _Exporter.max_pool,
     ir.SumPool: _Exporter.sum_pool,
     ir.Quantize: _Exporter.quantize,

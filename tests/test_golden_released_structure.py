@@ -5,7 +5,8 @@ import torch
 from released import state_of, trained
 
 from palquant.errors import ConfigurationError, ModelError
-from palquant.golden.released_network import STRUCTURES, ReleasedResNet, Structure
+from palquant.golden.released_network import ReleasedResNet, Structure
+from palquant.golden.released_options import STRUCTURES
 from palquant.golden.released_structure import load_released, looks_like
 
 

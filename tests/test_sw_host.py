@@ -205,3 +205,16 @@ def test_a_model_file_whose_host_part_does_not_fit_is_refused(tmp_path, change, 
     np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
     with pytest.raises(ModelError, match=message):
         load_model(path)
+
+
+def test_a_file_with_an_unknown_part_of_the_host_is_refused(tmp_path):
+    path = tmp_path / "model.npz"
+    save_model(hosted_graph(), path)
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    document = json.loads(arrays["graph"].tobytes())
+    document["host"]["middle"] = {}
+    arrays["graph"] = np.frombuffer(json.dumps(document).encode(), np.uint8)
+    np.savez(path, **arrays)
+    with pytest.raises(ModelError, match="host has an unknown part 'middle'"):
+        load_model(path)

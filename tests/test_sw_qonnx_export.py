@@ -43,6 +43,8 @@ CONFIGS = [
     NetworkConfig(base_width=4, groups=3, weight_bits=1, activation_bits=1),
     NetworkConfig(base_width=4, groups=4, activation_bits=4, stem_bits=4),
     NetworkConfig(base_width=2, groups=2, block="bottleneck", residual_bits=12),
+    NetworkConfig(base_width=4, groups=2, stem_bits=2, shared_stem=True),
+    NetworkConfig(base_width=4, groups=3, stem_pool=True, shared_stem=True),
     NetworkConfig(base_width=4, groups=2, block="plain", classifier_bits=2, weight_bits=8),
 ]
 

@@ -6,6 +6,7 @@ import pytest
 from onnx import TensorProto, helper
 from qonnx_networks import Onnx, differences
 
+from palquant.errors import UnsupportedLayerError
 from palquant.golden.reference import run
 from palquant.sw.graph import (
     Add,
@@ -15,6 +16,7 @@ from palquant.sw.graph import (
     MaxPool,
     Permute,
     Quantize,
+    Repeat,
     SumPool,
 )
 from palquant.sw.normalize import to_codes
@@ -178,6 +180,48 @@ def test_permutations(idiom, order, where, tmp_path):
     assert [node.permutation.tolist() for node in found] == [order]
     assert graph["acc"].groups == 2
     assert sum(isinstance(node, MaxPool) for node in graph) == (where == "pooled")
+
+
+def itself(made, x):
+    return made.node("Concat", x, x, axis=1, name="twice")
+
+
+def tiled(made, x):
+    return made.node("Tile", x, np.array([1, 2, 1, 1]), name="twice")
+
+
+def gathered(made, x):
+    return made.node("Gather", x, np.arange(8) % 4, axis=1, name="twice")
+
+
+@pytest.mark.parametrize("idiom", [itself, tiled, gathered])
+@pytest.mark.parametrize("bits", [2, 4])
+def test_repeated_codes(idiom, bits, tmp_path):
+    """What two groups share: read twice, and added to what it became."""
+    made = Onnx()
+    made.start(1 / 128)
+    made.node("Conv", "t0", made.quant(weights((4, 4, 1, 1)), 0.25, 0.0, 4, 1), kernel_shape=[1, 1])
+    codes = made.quant(made.last, 0.25, 1.0, bits, 0, name="codes")
+    twice = idiom(made, codes)
+    w = made.quant(weights((8, 4, 3, 3)), 0.5, 1.5, 2, 0)
+    acc = made.node("Conv", twice, w, group=2, kernel_shape=[3, 3], pads=[1, 1, 1, 1], name="acc")
+    branch = made.quant(acc, 0.5, 2.0, 3, 0, name="branch")
+    made.quant(made.node("Add", branch, twice, name="sum"), 0.5, 1.0, 2, 0, name="out")
+    w = made.quant(weights((3, 8, 3, 3)), 0.5, 1.5, 2, 0)
+    made.node("Conv", "out", w, kernel_shape=[3, 3], name="last")
+    graph = checked(made, tmp_path)
+    repeats = [node for node in graph if isinstance(node, Repeat)]
+    assert [(node.name, node.input, node.times) for node in repeats] == [("twice", "codes", 2)]
+
+
+def test_repeated_floats_are_refused(tmp_path):
+    made = Onnx()
+    made.start(1 / 128)
+    made.node("Conv", "t0", made.quant(weights((4, 4, 1, 1)), 0.25, 0.0, 4, 1), kernel_shape=[1, 1])
+    made.quant(itself(made, made.last), 0.3, 1.0, 2, 0, name="codes")
+    finish(made)
+    with pytest.raises(UnsupportedLayerError, match="twice"):
+        import_qonnx(made.save(tmp_path / "made.onnx"))
 
 
 def test_a_sum_of_different_steps(tmp_path):
