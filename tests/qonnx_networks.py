@@ -145,6 +145,48 @@ class Doubled(nn.Module):
         return self.last(torch.flatten(self.pooled(self.pool(x)), 1))
 
 
+class BasicBlock(nn.Module):
+    """Two convolutions; both addends on one scale."""
+
+    def __init__(self, layers, inputs, outputs, stride, groups):
+        super().__init__()
+        addend = layers.identity(4)
+        self.body = nn.Sequential(
+            layers.convolution(inputs, outputs, stride=stride, groups=groups),
+            nn.BatchNorm2d(outputs), layers.relu(),
+            layers.convolution(outputs, outputs, groups=groups), nn.BatchNorm2d(outputs), addend,
+        )  # fmt: skip
+        self.identity = nn.Sequential(addend)
+        if inputs != outputs:
+            down = layers.convolution(inputs, outputs, 1, stride=stride, groups=groups)
+            self.identity = nn.Sequential(down, nn.BatchNorm2d(outputs), addend)
+        self.relu = layers.relu()
+
+    def forward(self, x):
+        return self.relu(self.body(x) + self.identity(x))
+
+
+class ResNet18(nn.Module):
+    """Four stages of two blocks behind a stem of 8 bits."""
+
+    def __init__(self, layers, groups=2, width=8):
+        super().__init__()
+        stages = [
+            BasicBlock(layers, width << max(0, stage - (not block)), width << stage,
+                       2 if stage and not block else 1, groups)
+            for stage in range(4) for block in range(2)
+        ]  # fmt: skip
+        self.body = nn.Sequential(
+            layers.identity(8), layers.convolution(3, width, bits=8), nn.BatchNorm2d(width),
+            layers.relu(), *stages,
+        )  # fmt: skip
+        self.last = layers.linear(8 * width, 10, bits=8)
+
+    def forward(self, x):
+        x = nn.functional.adaptive_avg_pool2d(self.body(x), 1)
+        return self.last(torch.flatten(x, 1))
+
+
 class FloatResidual(nn.Module):
     """Unquantised floats are added, as in the released networks."""
 

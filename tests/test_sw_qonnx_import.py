@@ -15,6 +15,7 @@ from qonnx_networks import (
     Layers,
     Plain,
     Residual,
+    ResNet18,
     assert_same,
     differences,
     export_brevitas,
@@ -62,8 +63,9 @@ def compare_rtl(graph, pixels, simulate):
     [
         (lambda: Plain(Layers(4, FIXED)), {MaxPool: 2, Convolution: 6}),
         (lambda: Residual(Layers(2, PER_CHANNEL)), {Permute: 2, Add: 1, Convolution: 8}),
+        (lambda: ResNet18(Layers(2, FLOAT)), {Add: 8, Convolution: 37}),
     ],
-    ids=["plain of 4 bits", "residual of 2 bits"],
+    ids=["plain of 4 bits", "residual of 2 bits", "ResNet-18"],
 )
 def test_rtl_equals_the_executor(network, expected, tmp_path):
     imported = read_qonnx(made(network, tmp_path))
