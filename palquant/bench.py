@@ -12,11 +12,11 @@ from typing import Any
 
 from palquant import accuracy, golden, sim
 from palquant.benchmark import Case, layer_reports, measure, peak_memory_mib
-from palquant.commands import LATENCY
 from palquant.errors import ConfigurationError, MismatchError
 from palquant.files import make_folder, write_json
 from palquant.hw.config import Geometry, geometry
 from palquant.sim.build import cache_folder, digest, package_sources
+from palquant.sim.bus import LATENCY
 from palquant.sim.machine import build_simulator
 from palquant.tables import table
 from palquant.workloads import Workload
@@ -29,7 +29,7 @@ REPLAYED_CYCLES = 300_000
 CONTENDERS = ((1, 4), (1, 2), (2, 2), (3, 2), (4, 2))
 #: Bits of the stem's weights; the activations have 8.
 STEMS = (8, 4, 2)
-#: Heights and widths of the images that growth is measured with.
+#: Heights and widths of the images that growth is measured with, up to ``--size``.
 SIZES = (64, 128, 224)
 WEIGHTS = (
     "weights are random with the statistics of trained ones; quantiser ranges are calibrated on "
@@ -144,9 +144,14 @@ def speedup(options: Namespace) -> Report:
 def growth(options: Namespace) -> Report:
     """Cycles and wall time of ResNet-18 for images of several sizes."""
     machine = geometry(options.geometry)
+    sizes = [size for size in SIZES if size < options.size] + [options.size]
+    workloads = [
+        Workload(size=size, base_width=options.base_width, seed=options.seed) for size in sizes
+    ]
+    for workload in workloads:  # what does not fit is refused before anything runs
+        Case(workload, progress=False).compile(machine, keep_all=True)
     rows = []
-    for size in SIZES:
-        workload = Workload(size=size, base_width=options.base_width, seed=options.seed)
+    for workload in workloads:
         row = _row(workload, machine, options)
         row["cycles_per_kmac"] = row["cycles"] / row["macs"] * 1000
         row["simulation_ns_per_mac"] = row["simulation_s"] / row["macs"] * 1e9

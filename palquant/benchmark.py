@@ -13,12 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from palquant.commands import LATENCY
 from palquant.golden.reference import run as run_reference
 from palquant.hw.config import Geometry
 from palquant.sim.build import build_seconds
+from palquant.sim.bus import LATENCY, Bus
 from palquant.sim.driver import SimulationResult, Simulator
-from palquant.sim.execute import Bus
 from palquant.sim.predict import Prediction, predict
 from palquant.sim.run import LayerProfile, Profile, run_rtl
 from palquant.sim.scoreboard import compare_outputs

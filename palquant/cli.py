@@ -15,6 +15,7 @@ from palquant.golden.recipe import folder_defaults
 from palquant.golden.released_options import BITS, STEMS, STRUCTURES
 from palquant.golden.settings import BAD_IMAGES, DEVICES, RunSettings
 from palquant.hw.config import PRESETS
+from palquant.sim.bus import LATENCY
 
 #: Names of the benchmarks, ``bench.BENCHMARKS``.
 BENCHMARKS = ("resnet18", "speedup", "growth", "accuracy")
@@ -71,6 +72,12 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--images", type=positive, metavar="N", help="only the first N images (default: all)"
+    )
+    parser.add_argument(
+        "--latency",
+        type=positive,
+        metavar="CYCLES",
+        help=f"latency of the memory that is simulated with the RTL (default: {LATENCY})",
     )
 
 
@@ -304,12 +311,6 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE.fst",
         help="record waveforms in FST, for GTKWave or Surfer; RTL only",
     )
-    simulate.add_argument(
-        "--latency",
-        type=positive,
-        metavar="CYCLES",
-        help=f"latency of the simulated memory; RTL only (default: {commands.LATENCY})",
-    )
 
     compare = _add(
         sub,
@@ -356,7 +357,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_geometry(bench, "kilomac", "; not with accuracy")
     for name, text in (
-        ("--size", "height and width of the image (default: 224); not with accuracy"),
+        (
+            "--size",
+            "height and width of the image, growth: the largest (default: 224); not with accuracy",
+        ),
         (
             "--base-width",
             "channels of the first stage in each group, fewer for a quick look (default: 64; "

@@ -14,13 +14,11 @@ from palquant.errors import InputError, MismatchError, OutputError
 from palquant.files import write_together
 from palquant.hw.config import geometry
 from palquant.inputs import note, read_images, read_labels
+from palquant.sim.bus import LATENCY, Bus
 from palquant.sw.image import MemoryImage, load_image
 from palquant.tables import count, table
 
 Report = dict[str, Any]
-
-#: Latency of the simulated memory in cycles, unless told otherwise.
-LATENCY = 50
 
 
 def train(options: Namespace) -> Report:
@@ -96,7 +94,6 @@ def compile_model(options: Namespace) -> Report:
 
 def simulate(options: Namespace) -> Report:
     """Run images on one back-end and print predictions, cycles and utilisation."""
-    from palquant.sim.execute import Bus
     from palquant.sim.run import run_emulator, run_rtl
 
     if options.waves and options.waves.suffix != ".fst" and options.backend == "rtl":
@@ -175,7 +172,7 @@ def compare(options: Namespace) -> Report:
     images = read_images(options.input, options.images)
     expected = run_reference(image.graph, input_values(images, image.graph))
     emulated = compare_outputs(image, run_emulator(image, images), expected)
-    result, cycles = run_rtl(image, images)
+    result, cycles = run_rtl(image, images, bus=Bus(latency=options.latency or LATENCY))
     simulated = compare_outputs(image, result.outputs, expected)
     layers: list[Report] = []
     for index, layer in enumerate(cycles.layers):

@@ -21,8 +21,8 @@ from palquant.errors import ExecutionError, InputError
 from palquant.hw import isa
 from palquant.hw.config import Geometry
 from palquant.hw.registers import COUNTERS, REGISTERS, ErrorCode, Stall
+from palquant.sim.bus import Bus
 from palquant.sim.execute import (
-    Bus,
     Contents,
     Dump,
     LayerActivity,

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy.typing as npt
 from palquant.errors import ExecutionError, OutputError, ToolError
 from palquant.files import replace_file, temporary_folder
 from palquant.sim import process
+from palquant.sim.bus import Bus
 from palquant.sim.waves import is_whole
 
 #: What a memory can be filled with; a path is read by the simulator itself, without a copy here.
@@ -86,43 +87,6 @@ class Reset:
 
 
 Step = Load | Write | Start | Read | Dump | Reset
-
-
-@dataclass(frozen=True)
-class Bus:
-    """How the memory behind the AXI4 master behaves.
-
-    Parameters:
-        latency: Cycles from an address to its first data, and from the last data to the response.
-        stall: Probability, below 1, that a channel stalls in a cycle; each channel by itself.
-        interleave: Mix read data of different identifiers at random, beat by beat.
-        seed: Of stalls, of the poison in memory, and of registers and memories at power-on.
-        read_error: Byte address whose beats are answered SLVERR when read.
-        write_error: Byte address whose bursts are answered SLVERR when written.
-        mute: Channel (AR, R, AW, W, B) to the number of handshakes after which it never moves.
-    """
-
-    latency: int = 16
-    stall: float = 0.0
-    interleave: bool = False
-    seed: int = 0
-    read_error: int | None = None
-    write_error: int | None = None
-    mute: Mapping[str, int] = field(default_factory=dict)
-
-    def arguments(self) -> list[str]:
-        """The driver's command line for it."""
-        words = ["--latency", str(self.latency), "--stall", str(self.stall)]
-        words += ["--seed", str(self.seed)]
-        if self.interleave:
-            words.append("--interleave")
-        if self.read_error is not None:
-            words += ["--read-error", str(self.read_error)]
-        if self.write_error is not None:
-            words += ["--write-error", str(self.write_error)]
-        for channel, handshakes in self.mute.items():
-            words += ["--mute", f"{channel}:{handshakes}"]
-        return words
 
 
 @dataclass(frozen=True)

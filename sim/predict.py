@@ -22,8 +22,8 @@ from palquant.hw.counters import CAUSES
 from palquant.hw.isa import Cause, Source
 from palquant.hw.registers import Activity
 from palquant.hw.tokens import Engine
+from palquant.sim.bus import Bus
 from palquant.sim.driver import Regions
-from palquant.sim.execute import Bus
 from palquant.sim.predict_compute import ComputeTiming, Port, Ports
 from palquant.sim.predict_events import Clock, Dispatch, Instruction, Tokens
 from palquant.sim.predict_fetch import Fetch, PrefetchModel

@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from palquant.hw.registers import Activity
 from palquant.hw.top import TRACE_IDLE
+from palquant.sim.bus import Bus
 from palquant.sim.driver import SimulationResult, Simulator
-from palquant.sim.execute import Bus, Progress
+from palquant.sim.execute import Progress
 from palquant.sw.emulator import Emulator
 from palquant.sw.image import MemoryImage
 from palquant.sw.normalize import input_values

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from palquant.sim.build import build_driver
-from palquant.sim.execute import Bus, Dump, Load, Read, Report, Start, Write, execute
+from palquant.sim.bus import Bus
+from palquant.sim.execute import Dump, Load, Read, Report, Start, Write, execute
 
 BASE = 0x4000_0000
 SIZE = 1 << 21

@@ -83,3 +83,20 @@ def test_speedup_goes_on_where_it_was_interrupted(tmp_path, monkeypatch, capsys)
         assert row["speedup_quantized"] == rows[0]["quantized_cycles"] / row["quantized_cycles"]
         assert row["speedup_network"] == rows[0]["cycles"] / row["cycles"]
     assert rows[2]["cycles"] < rows[1]["cycles"]
+
+
+def test_growth_ends_with_the_size_that_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "SIZES", (16, 64))
+    path = tmp_path / "growth.json"
+    assert main(["bench", "growth", *SMALL, "--json", str(path)]) == 0
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["size"] for row in rows] == [16, 32]
+    assert [row["mismatches"] for row in rows] == [0, 0]
+    assert all(row["cycles_per_kmac"] == row["cycles"] / row["macs"] * 1000 for row in rows)
+
+
+def test_growth_measures_nothing_if_a_size_does_not_fit(monkeypatch, capsys):
+    monkeypatch.setattr(bench, "measure", None)  # would be called, and fail
+    arguments = ["--geometry", "tiny", "--size", "1024", "--base-width", "8", "--quiet"]
+    assert main(["bench", "growth", *arguments]) == 1
+    assert "one output row at a time needs" in capsys.readouterr().err

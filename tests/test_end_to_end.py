@@ -15,8 +15,8 @@ from networks import Builder, basic_block, drawer, random_network, shuffled_netw
 from palquant.errors import CapacityError, RangeError
 from palquant.hw.config import PRESETS, Geometry
 from palquant.hw.isa import Opcode
+from palquant.sim.bus import Bus
 from palquant.sim.driver import Simulator
-from palquant.sim.execute import Bus
 from palquant.sim.run import profile
 from palquant.sim.scoreboard import compare_outputs, require_equal
 from palquant.sw.compile import RESIDENT_SHARES, compile_graph

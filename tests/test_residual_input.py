@@ -11,8 +11,8 @@ from networks import Builder, basic_block, cyclic_shuffle, drawer
 
 from palquant.hw.config import PRESETS
 from palquant.hw.isa import Base, Memory, Opcode
+from palquant.sim.bus import Bus
 from palquant.sim.driver import Simulator
-from palquant.sim.execute import Bus
 from palquant.sim.predict import predict
 from palquant.sim.run import profile
 from palquant.sim.scoreboard import compare_outputs, require_equal

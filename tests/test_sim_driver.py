@@ -9,8 +9,9 @@ from palquant.hw.config import PRESETS
 from palquant.hw.isa import Base, Memory, Opcode
 from palquant.hw.registers import Activity, ErrorCode, Stall
 from palquant.hw.transfer import STORABLE
+from palquant.sim.bus import Bus
 from palquant.sim.driver import IMAGE_ADDRESS, Regions, Simulator
-from palquant.sim.execute import TIMELINE_ENGINES, Bus, Dump, execute
+from palquant.sim.execute import TIMELINE_ENGINES, Dump, execute
 from palquant.sim.programs import assemble, blocked, copy_program, faults
 from palquant.sw.emulator import Emulator
 

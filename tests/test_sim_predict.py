@@ -13,8 +13,8 @@ from palquant.hw.compute import ComputeEngine
 from palquant.hw.config import PRESETS
 from palquant.hw.isa import Opcode
 from palquant.hw.prefetch import Prefetch
+from palquant.sim.bus import Bus
 from palquant.sim.driver import Simulator
-from palquant.sim.execute import Bus
 from palquant.sim.predict import Prediction, predict
 from palquant.sim.predict_compute import ComputeTiming, Port, Ports, array_latency, pool_latency
 from palquant.sim.predict_events import Clock

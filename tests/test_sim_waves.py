@@ -6,7 +6,8 @@ import pytest
 from copy_engine import BASE, SIZE, build, sample, steps, verilog
 
 from palquant.errors import ExecutionError, OutputError, ToolError
-from palquant.sim.execute import Bus, execute
+from palquant.sim.bus import Bus
+from palquant.sim.execute import execute
 from palquant.sim.toolchain import find_toolchain, require_wave_headers
 from palquant.sim.waves import is_whole
 
