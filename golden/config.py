@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from palquant.errors import ConfigurationError
+from palquant.sw.place import MAX_SHUFFLED_GROUPS
 
 
 def option(default: Any, text: str, allowed: tuple[Any, ...] = (), *, exposed: bool = True) -> Any:
@@ -271,6 +272,11 @@ class TrainConfig:
         if self.seed < 0 or self.split_seed < 0:
             raise ConfigurationError("seeds must be at least 0, not "
                                      f"{min(self.seed, self.split_seed)}")  # fmt: skip
+        if self.channel_shuffle and self.groups > MAX_SHUFFLED_GROUPS:
+            raise ConfigurationError(
+                f"{self.groups} groups with a channel shuffle (supported: at most "
+                f"{MAX_SHUFFLED_GROUPS}, or no channel shuffle)"
+            )
         if self.dataset != "digits" and self.noise:
             raise ConfigurationError("noise is for the digits alone")
         if self.dataset == "digits" and (self.image_size, self.classes) != (8, 10):

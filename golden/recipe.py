@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from palquant.golden.config import TrainConfig
+from palquant.golden.config import NETWORKS, TrainConfig
 
 #: Images up to this size get a stem that keeps their size, and are padded and cut, as is usual
 #: for CIFAR; larger ones are treated as ImageNet's are.
@@ -68,3 +68,20 @@ def folder_defaults(classes: int, given: Mapping[str, Any]) -> dict[str, Any]:
         "momentum": 0.9,
         "weight_decay": 1e-4,
     }
+
+
+def folder_choices(name: str) -> list[Any]:
+    """What a field is for folders of images where it is not given, the most usual value first.
+
+    Architecture, groups and size have one default; others have several if they follow from these.
+    """
+    photos = [
+        {"architecture": architecture, "groups": groups, "image_size": size}
+        for size in (PHOTO_SIZE, SMALL_IMAGE)
+        for groups in (2, 4)
+        for architecture in ("resnet18", *NETWORKS)
+    ]
+    if name in photos[0]:
+        return [folder_defaults(0, {})[name]]
+    found = (folder_defaults(0, given).get(name, getattr(TrainConfig, name)) for given in photos)
+    return list(dict.fromkeys(found))

@@ -11,7 +11,7 @@ from typing import Any
 
 from palquant import __version__, commands, exchange, guard
 from palquant.golden.config import TrainConfig
-from palquant.golden.recipe import folder_defaults
+from palquant.golden.recipe import folder_choices
 from palquant.golden.released_options import BITS, STEMS, STRUCTURES
 from palquant.golden.settings import BAD_IMAGES, DEVICES, RunSettings
 from palquant.hw.config import PRESETS
@@ -179,8 +179,11 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
 def _train_option(parser: argparse.ArgumentParser, item: Field[Any]) -> None:
     """The option of one field of the configuration; None where it is not given."""
     flag = "--" + item.name.replace("_", "-")
-    other = folder_defaults(0, {}).get(item.name, item.default)
-    with_data = "" if other == item.default else f" ({other} with --data)"
+    # What the recipe chooses by architecture, groups or size of the images has several values.
+    others = folder_choices(item.name)
+    with_data = (
+        "" if others == [item.default] else f" (with --data: {' or '.join(map(str, others))})"
+    )
     help_text = f"{item.metadata['help']} Default: {item.default}{with_data}."
     if isinstance(item.default, bool):
         parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=help_text)

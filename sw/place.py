@@ -20,6 +20,9 @@ from palquant.errors import UnsupportedLayerError
 
 Ints = npt.NDArray[np.int64]
 
+#: Groups that a channel shuffle may connect: matchings are found among all permutations of them.
+MAX_SHUFFLED_GROUPS = 8
+
 
 @dataclass(frozen=True, eq=False)
 class Placement:
@@ -117,7 +120,7 @@ def place_shuffle(
 
     Parameters:
         permutation: New channel c is old channel ``permutation[c]``.
-        groups: Number of groups, the same on both sides; at most 8.
+        groups: Number of groups, the same on both sides; at most :data:`MAX_SHUFFLED_GROUPS`.
         granularity: Positions of a group are padded to a multiple of this.
         word: Lanes of one word, the length of run to aim for.
         name: Whose shuffle it is, for messages.
@@ -126,11 +129,13 @@ def place_shuffle(
         Placement of the old channels, placement of the new channels.
 
     Raises:
-        UnsupportedLayerError: More than 8 groups.
+        UnsupportedLayerError: More groups than :data:`MAX_SHUFFLED_GROUPS`.
     """
     channels = len(permutation)
-    if groups > 8:
-        raise UnsupportedLayerError(f"{name}: shuffles {groups} groups (supported: at most 8)")
+    if groups > MAX_SHUFFLED_GROUPS:
+        raise UnsupportedLayerError(
+            f"{name}: shuffles {groups} groups (supported: at most {MAX_SHUFFLED_GROUPS})"
+        )
     size = channels // groups
     new_group = np.arange(channels) // size
     old_group = permutation // size

@@ -53,8 +53,8 @@ def test_every_exposed_field_is_an_option():
                    "--teacher", "--tensorboard", "torchrun"):  # fmt: skip
         assert option in text
     assert "--classes" not in text
-    assert "Default: 30 (90 with --data)." in text
-    assert "Default: 0.1." in text
+    assert "Default: 30 (with --data: 90)." in text
+    assert "Default: 0.1 (with --data: 0.1 or 0.2)." in text
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,7 @@ def test_every_exposed_field_is_an_option():
         (["--data", "{data}", "--batch-size", "100"], "batch size 100 exceeds the 72 training"),
         (["--data", "{data}", "--image-size", "0"], "image size must be a positive integer"),
         (["--image-size", "32"], "the digits are images of 8 pixels in 10 classes"),
+        (["--groups", "9"], "9 groups with a channel shuffle (supported: at most 8, or no"),
         (["--workers", "-1"], "workers must be at least 0, not -1"),
         (["--amp", "half"], "amp must be one of off, auto, bfloat16, float16, not half"),
         (["--teacher", "nowhere.pt"], "nowhere.pt: cannot read: No such file or directory"),
@@ -113,3 +114,20 @@ def test_other_training_processes_report_nothing(data, tmp_path, monkeypatch, ca
     assert caught.value.code == 0
     assert capsys.readouterr() == ("", "")
     assert not os.path.exists(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("--architecture", "Default: small (with --data: resnet18)."),
+        ("--image-size", "Default: 8 (with --data: 224)."),
+        ("--batch-size", "Default: 64 (with --data: 256 or 512)."),
+        ("--stem", "Default: 3x3 (with --data: 7x7 or 3x3)."),
+        ("--momentum", "Momentum of SGD. Default: 0.9."),
+    ],
+)
+def test_help_names_every_default(option, text, capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    found = " ".join(capsys.readouterr().out.split())
+    assert text in found[found.rindex(f" {option} ") :]
