@@ -50,9 +50,9 @@ def train(options: Namespace) -> Report:
             resume=options.resume,
             progress=not options.quiet,
         )
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         if options.resume or _modified(checkpoint) != before:
-            raise KeyboardInterrupt("the same command with --resume goes on") from None
+            raise type(error)("the same command with --resume goes on") from None
         raise
     if not result.writer:
         sys.exit(0)  # one of several training processes; the first one reports

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
 from palquant.errors import InputError
-from palquant.files import replace_file
+from palquant.files import check_writable
 from palquant.golden.released_options import BITS
 from palquant.inputs import note, read_images
 from palquant.tables import count, table
@@ -40,10 +39,6 @@ def import_model(options: Namespace) -> Report:
     return report
 
 
-class _ProbeError(Exception):
-    """Ends a write before it replaces anything."""
-
-
 def _check_output(path: Path) -> None:
     """Refuse a model file that could not be written, before minutes of work are spent on it.
 
@@ -53,8 +48,7 @@ def _check_output(path: Path) -> None:
     """
     if path.suffix != MODEL_SUFFIX:
         raise InputError(f"{path}: a model file's name ends with {MODEL_SUFFIX}")
-    with suppress(_ProbeError), replace_file(path):  # makes the folder, and one aside in it
-        raise _ProbeError
+    check_writable(path)
 
 
 def _import_qonnx(options: Namespace, images: npt.NDArray[Any] | None) -> tuple[Any, Report]:

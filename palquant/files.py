@@ -106,6 +106,32 @@ def replace_file(path: StrPath, keep: Callable[[Path], bool] | None = None) -> I
         shutil.rmtree(folder, ignore_errors=True)
 
 
+class _ProbeError(Exception):
+    """Ends a write before it replaces anything."""
+
+
+def check_writable(path: StrPath) -> None:
+    """Refuse a file that could not be written, before work is spent on what goes into it.
+
+    What stands at ``path`` is left as it is; missing folders are made. A pipe or a device is not
+    opened, since its reader would take that for the end.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    given = Path(path)
+    if _is_stream(given):
+        with _one_line(f"{given}: cannot write"):
+            if given.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            given.stat()
+            if not os.access(given, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return
+    with suppress(_ProbeError), replace_file(given):  # makes the folder, and one aside in it
+        raise _ProbeError
+
+
 def _is_stream(path: Path) -> bool:
     """Whether a path must not be replaced; so does a folder look, which opening it refuses."""
     return str(path.parent) in _STREAMS or (path.exists() and not path.is_file())

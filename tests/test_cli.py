@@ -1,11 +1,14 @@
 """The command from the outside: files, output, exit status, and one line for each mistake."""
 
+import argparse
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,7 @@ import pytest
 from palquant.cli import build_parser, main
 from palquant.errors import MismatchError
 from palquant.golden.data import load_digits_split
-from palquant.guard import guarded
+from palquant.guard import guarded, run_guarded
 from palquant.hw.config import PRESETS
 from palquant.sw.model import load_model
 
@@ -257,6 +260,83 @@ def test_an_interrupt_is_no_traceback(workspace, monkeypatch, capsys):
     assert capsys.readouterr().err == "palquant: interrupted\n"
 
 
+def children(pid):
+    return [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children")
+            for child in path.read_text().split()]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "word"),
+    [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")],
+)
+def test_a_signal_ends_the_simulator_and_leaves_nothing_behind(
+    workspace, tmp_path, number, status, word
+):
+    images = np.load(workspace / "images.npy")
+    np.save(workspace / "many.npy", np.concatenate([images] * 2000))  # minutes of simulation
+    command = [sys.executable, "-m", "palquant", "simulate", str(workspace / "image"),
+               "--input", str(workspace / "many.npy")]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True,
+                               env=os.environ | {"TMPDIR": str(tmp_path)})  # fmt: skip
+    while not (found := children(process.pid)) or not any(tmp_path.glob("palquant-*")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.communicate(timeout=30)[1] == f"palquant: {word}\n"
+    assert process.returncode == status
+    assert list(tmp_path.iterdir()) == []
+    assert not any(Path(f"/proc/{pid}").exists() for pid in found)
+
+
+def test_a_termination_is_an_interruption_with_another_name(monkeypatch, tmp_path, capsys):
+    """The hint of an interrupted training stays; signals are as before afterwards."""
+
+    def terminated(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    monkeypatch.setattr("palquant.golden.train.export", terminated)
+    assert main([*TRAIN, "-o", str(tmp_path / "new")]) == 143
+    hint = "palquant: terminated; the same command with --resume goes on\n"
+    assert capsys.readouterr().err == hint
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_second_termination_does_not_stop_the_cleaning_up():
+    done = []
+
+    def command():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+            done.append(True)
+        return {}
+
+    assert guarded(command) == 143
+    assert done == [True]
+
+
+def test_copies_and_launched_processes_are_terminated_as_usual(monkeypatch):
+    def copy():
+        pid = os.fork()
+        if not pid:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+            os._exit(0)
+        return {"status": os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}
+
+    reports = []
+    assert guarded(lambda: reports.append(copy()) or {}) == 0
+    assert reports == [{"status": -signal.SIGTERM}]
+    monkeypatch.setenv("RANK", "0")
+    handlers = []
+    assert guarded(lambda: handlers.append(signal.getsignal(signal.SIGTERM)) or {}) == 0
+    assert handlers == [signal.SIG_DFL]
+
+
 def test_every_command_has_help_with_an_example():
     parser = build_parser()
     assert "a first run:" in parser.format_help()
@@ -276,9 +356,10 @@ def test_every_command_has_help_with_an_example():
 
 
 def test_the_installed_command_runs():
-    command = [sys.executable, "-m", "palquant.cli", "--version"]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert result.stdout.startswith("palquant ")
+    for module in ("palquant", "palquant.cli"):
+        command = [sys.executable, "-m", module, "--version"]
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert result.stdout.startswith("palquant ")
 
 
 def test_a_reader_that_goes_away_is_no_traceback(workspace):
@@ -318,15 +399,35 @@ def test_waveforms_that_cannot_be_written_are_named(workspace, capsys):
 
 
 def test_a_mismatch_is_told_though_its_report_cannot_be_written(tmp_path, capsys):
+    path = tmp_path / "report.json"
+
     def differs():
         raise MismatchError("values differ", {"layers": []})
 
-    assert guarded(differs, tmp_path) == 1
+    def in_the_way():
+        path.mkdir()
+        differs()
+
+    assert guarded(in_the_way, path) == 1
     lines = capsys.readouterr().err.splitlines()
-    assert lines == [f"palquant: {tmp_path}: cannot write: Is a directory",
+    assert lines == [f"palquant: {path}: cannot write: Is a directory",
                      "palquant: values differ"]  # fmt: skip
-    assert guarded(differs, tmp_path / "report.json") == 1
-    assert json.loads((tmp_path / "report.json").read_text()) == {"layers": []}
+    path.rmdir()
+    assert guarded(differs, path) == 1
+    assert json.loads(path.read_text()) == {"layers": []}
+
+
+@pytest.mark.parametrize("option", ["json", "plot", "waves"])
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(tmp_path, capsys, option):
+    work = []
+    options = argparse.Namespace(**{"json": None, option: tmp_path})
+    assert run_guarded(lambda _: work.append(1) or {}, options) == 1
+    assert capsys.readouterr().err == f"palquant: {tmp_path}: cannot write: Is a directory\n"
+    assert work == []
+    setattr(options, option, tmp_path / "file")
+    assert run_guarded(lambda _: work.append(1) or {}, options) == 0
+    assert work == [1]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"] * (option == "json")
 
 
 def test_wrong_options_give_status_2():

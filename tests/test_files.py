@@ -12,6 +12,7 @@ import pytest
 
 from palquant.errors import OutputError
 from palquant.files import (
+    check_writable,
     make_folder,
     replace_file,
     replace_folder,
@@ -56,6 +57,7 @@ WAYS = [
     lambda path: write_together(path).__enter__(),
     make_folder,
     lambda path: replace_file(path).__enter__(),
+    check_writable,
 ]
 
 
@@ -404,3 +406,38 @@ def test_without_any_temporary_folder_the_places_tried_are_named(monkeypatch):
     message = r"^cannot write temporary files: No usable temporary directory found in .*/no/such"
     with pytest.raises(OutputError, match=message), temporary_folder():
         pass
+
+
+def test_a_check_leaves_what_is_there(tmp_path):
+    path = tmp_path / "below" / "file"
+    check_writable(path)
+    assert list(path.parent.iterdir()) == []
+    path.write_text("old")
+    check_writable(path)
+    assert tree(tmp_path) == {"below/file": "old"}
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [("/proc/x.json", "No such file or directory"), ("{folder}", "Is a directory"),
+     ("/dev/fd/999", "No such file or directory")],
+)  # fmt: skip
+def test_a_check_names_what_cannot_be_written(tmp_path, path, reason):
+    path = path.format(folder=tmp_path)
+    with pytest.raises(OutputError) as caught:
+        check_writable(path)
+    assert str(caught.value) == f"{path}: cannot write: {reason}"
+
+
+def test_a_check_does_not_open_a_pipe(tmp_path):
+    """Its reader would see the end, before anything was written."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        check_writable(path)
+        with pytest.raises(BlockingIOError), path.open("wb"):
+            os.read(reader, 1)  # a writer is there only now
+    finally:
+        os.close(reader)
+    check_writable(path)  # and it does not wait for a reader
