@@ -218,7 +218,8 @@ def comparisons(methods: Sequence[Method]) -> list[tuple[Method, Method]]:
     """What is set against each other.
 
     Each method against four bits with the same bits in the stem, shuffles against fewer, shared
-    stems against own ones, and narrower stems against that of 8 bits.
+    stems against own ones, narrower stems against that of 8 bits, and stems that are both shared
+    and narrower against the published one.
     """
     pairs = []
     for method in methods:
@@ -231,6 +232,8 @@ def comparisons(methods: Sequence[Method]) -> list[tuple[Method, Method]]:
             others.append(dataclasses.replace(method, shared_stem=False))
         if method.stem_bits != 8:
             others.append(dataclasses.replace(method, stem_bits=8))
+        if method.shared_stem and method.stem_bits != 8:
+            others.append(dataclasses.replace(method, shared_stem=False, stem_bits=8))
         pairs += [(method, other) for other in others if other in methods and other != method]
     return pairs
 

@@ -110,12 +110,10 @@ def _run(trainings: Sequence[Training], jobs: int) -> Generator[tuple[Training, 
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BaseException as error:
-            pool.shutdown(wait=False, cancel_futures=True)
-            children = set(multiprocessing.active_children()) - others
-            for child in children:
+            for child in set(multiprocessing.active_children()) - others:
                 child.terminate()
-            for child in children:
-                child.join()
+            # The pool joins its processes; who joins them here as well may miss their end.
+            pool.shutdown(wait=True, cancel_futures=True)
             if isinstance(error, BrokenProcessPool):
                 raise ToolError(
                     f"a training process was ended from outside; are {jobs} at a time too many "
