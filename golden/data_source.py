@@ -86,7 +86,7 @@ def open_source(config: TrainConfig, settings: RunSettings, process: Process) ->
 def _require_batch(config: TrainConfig, images: int) -> None:
     if config.batch_size > images:
         raise ConfigurationError(f"batch size {config.batch_size} exceeds the {images} training "
-                                 "images")  # fmt: skip
+                                 "images; choose a smaller one (--batch-size)")  # fmt: skip
 
 
 class DigitsSource:

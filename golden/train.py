@@ -109,14 +109,14 @@ def train(
     auto = "cpu" if config.dataset == "digits" else "auto"
     device = auto if settings.device == "auto" else settings.device
     with use_threads(config.threads), join_processes(device) as process:
-        if process.writes:
-            make_folder(output)
         source = open_source(config, settings, process)
         teacher = None
         if settings.teacher is not None:
             teacher = Teacher(settings.teacher, config, process.device)
         run = TrainingRun(config, source, process, output / CHECKPOINT_FILE, teacher,
                           skip=settings.bad_images == "skip")  # fmt: skip
+        if process.writes:  # not before: what is refused leaves no empty folder
+            make_folder(output)
         if resume:
             run.load()
         _run_epochs(run, output, settings, shown=progress and process.writes)

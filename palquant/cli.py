@@ -27,7 +27,9 @@ a first run:
   palquant compare build/image --input build/digits/heldout_images.npy --images 4
   palquant generate --geometry tiny --image build/image -o build/verilog
 
-exit status: 0 success; 1 a mistake in the input, or a mismatch; 2 wrong options; 130 interrupted
+exit status: 0 success; 1 a mistake in a file or in what an option asks for, or a
+mismatch; 2 an option that is unknown, missing or without a usable text or number;
+130 interrupted; 143 terminated
 """
 TRAIN_EXAMPLES = """\
 palquant train --groups 2 --weight-bits 2 --activation-bits 2 -o build/digits
@@ -46,12 +48,12 @@ def _add(
         name,
         help=text,
         description=text[0].upper() + text[1:] + ".",
-        epilog=f"example:\n  {example}",
+        epilog=f"example{'s' if example.count('palquant ') > 1 else ''}:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--json",
-        type=Path,
+        type=file_path,
         metavar="FILE",
         help="write the results as JSON; - is standard output, with nothing else on it",
     )
@@ -61,11 +63,11 @@ def _add(
 
 def _add_images(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "directory", type=Path, metavar="DIR", help="memory image (palquant compile)"
+        "directory", type=file_path, metavar="DIR", help="memory image (palquant compile)"
     )
     parser.add_argument(
         "--input",
-        type=Path,
+        type=file_path,
         required=True,
         metavar="FILE.npy",
         help="images of shape (N, C, H, W): float32 with pixels of 0 to 1, or uint8 of 0 to 255",
@@ -98,15 +100,22 @@ def _add_geometry(
     )
 
 
-def _add_output(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument(
+def _add_output(parser: argparse.ArgumentParser, what: str) -> argparse.Action:
+    return parser.add_argument(
         "-o",
         "--output",
-        type=Path,
+        type=file_path,
         required=True,
         metavar="DIR",
         help=f"folder for {what}; made if missing",
     )
+
+
+def file_path(text: str) -> Path:
+    """Parse a file or folder; an empty text would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path; expected a file or folder")
+    return Path(text)
 
 
 def positive(text: str) -> int:
@@ -118,58 +127,57 @@ def positive(text: str) -> int:
 
 
 def _train_options(parser: argparse.ArgumentParser) -> None:
-    _add_output(parser, "model, metrics, checkpoint, and the held-out images and labels")
+    output = _add_output(parser, "model, metrics, checkpoint, held-out images and labels")
+    output.help = f"Folder{(output.help or '').removeprefix('folder')}."
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on after the last full epoch of an interrupted training (default: start anew)",
+        help="Go on after the last full epoch of an interrupted training; without it, training "
+        "starts anew.",
     )
-    parser.add_argument("--quiet", action="store_true", help="draw no progress bars")
+    parser.add_argument("--quiet", action="store_true", help="Draw no progress bars.")
     parser.add_argument(
         "--data",
-        type=Path,
+        type=file_path,
         metavar="DIR",
-        help="folder with train/CLASS/* and val/CLASS/* image files (default: the digits)",
+        help="Folder with train/CLASS/* and val/CLASS/* image files. Default: the digits.",
     )
     parser.add_argument(
         "--teacher",
-        type=Path,
+        type=file_path,
         metavar="FILE",
-        help="checkpoint.pt of a network to learn from as well (default: none)",
+        help="Checkpoint (checkpoint.pt) of a network to learn from as well. Default: none.",
     )
     settings = RunSettings()
     parser.add_argument(
         "--device",
         choices=DEVICES,
         default=settings.device,
-        help="where to train; auto is a GPU if there is one, and the CPU for the digits "
-        f"(default: {settings.device})",
+        help="Where to train; auto is a GPU if there is one, and the CPU for the digits. "
+        f"Default: {settings.device}.",
     )
     parser.add_argument(
         "--workers",
         type=int,
-        default=settings.workers,
         metavar="N",
-        help="processes that decode images, for each training process; 0 decodes in itself "
-        f"(default: {settings.workers})",
+        help="Processes that decode the images of a folder, for each training process; 0 decodes "
+        f"in itself. Default: {settings.workers}.",
     )
     parser.add_argument(
         "--bad-images",
         choices=BAD_IMAGES,
-        default=settings.bad_images,
-        help="what to do with a file that is missing or unreadable: end, or name and count it and "
-        f"take the next one (default: {settings.bad_images})",
+        help="What to do with a file of a folder that is missing or unreadable: end, or name and "
+        f"count it and take the next one. Default: {settings.bad_images}.",
     )
     parser.add_argument(
         "--held-out",
         type=int,
-        default=settings.held_out,
         metavar="N",
-        help="held-out images of a folder that are written beside the model, and on which it is "
-        f"verified; of the digits it is all (default: {settings.held_out})",
+        help="Held-out images of a folder that are written beside the model, and on which it is "
+        f"verified; of the digits it is all. Default: {settings.held_out}.",
     )
     parser.add_argument(
-        "--tensorboard", action="store_true", help="write event files for TensorBoard as well"
+        "--tensorboard", action="store_true", help="Write event files for TensorBoard as well."
     )
     for item in fields(TrainConfig):
         if item.metadata["exposed"]:
@@ -221,7 +229,7 @@ def build_parser() -> argparse.ArgumentParser:
         "  palquant import g2_resnet18.pth --arch resnet18 --groups 2 --calibration images.npy "
         "-o build/resnet18.npz",
     )
-    import_.add_argument("file", type=Path, metavar="FILE", help="FILE.onnx, or a checkpoint")
+    import_.add_argument("file", type=file_path, metavar="FILE", help="FILE.onnx, or a checkpoint")
     import_.add_argument(
         "--arch", choices=tuple(STRUCTURES), help="structure of a released checkpoint"
     )
@@ -230,7 +238,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     import_.add_argument(
         "--calibration",
-        type=Path,
+        type=file_path,
         metavar="FILE.npy",
         help="images that fixed-point ranges come from; a QONNX file needs them where it adds "
         "floats",
@@ -254,7 +262,7 @@ def build_parser() -> argparse.ArgumentParser:
     import_.add_argument(
         "-o",
         "--output",
-        type=Path,
+        type=file_path,
         required=True,
         metavar="MODEL.npz",
         help="model file to write; its name ends with .npz",
@@ -267,9 +275,11 @@ def build_parser() -> argparse.ArgumentParser:
         "write a model as a QONNX file",
         "palquant export build/digits/model.npz -o build/digits.onnx",
     )
-    export.add_argument("model", type=Path, metavar="MODEL", help="model file (palquant train)")
     export.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="FILE.onnx", help="file to write"
+        "model", type=file_path, metavar="MODEL", help="model file (palquant train)"
+    )
+    export.add_argument(
+        "-o", "--output", type=file_path, required=True, metavar="FILE.onnx", help="file to write"
     )
 
     compile_ = _add(
@@ -279,7 +289,9 @@ def build_parser() -> argparse.ArgumentParser:
         "compile a model to a memory image",
         "palquant compile build/digits/model.npz --geometry tiny -o build/image",
     )
-    compile_.add_argument("model", type=Path, metavar="MODEL", help="model file (palquant train)")
+    compile_.add_argument(
+        "model", type=file_path, metavar="MODEL", help="model file (palquant train)"
+    )
     _add_geometry(compile_)
     _add_output(compile_, "the memory image; replaced if it holds an older one")
     compile_.add_argument(
@@ -304,13 +316,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     simulate.add_argument(
         "--labels",
-        type=Path,
+        type=file_path,
         metavar="FILE.npy",
         help="classes of the images, integers of shape (N,); reports the top-1 accuracy",
     )
     simulate.add_argument(
         "--waves",
-        type=Path,
+        type=file_path,
         metavar="FILE.fst",
         help="record waveforms in FST, for GTKWave or Surfer; RTL only",
     )
@@ -334,7 +346,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_geometry(generate)
     _add_output(generate, "the files")
     generate.add_argument(
-        "--image", type=Path, metavar="DIR", help="memory image to include (default: none)"
+        "--image", type=file_path, metavar="DIR", help="memory image to include (default: none)"
     )
     generate.add_argument(
         "--format",
@@ -384,10 +396,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="of weights and images; accuracy: the first one (default: 0)",
     )
     bench.add_argument(
-        "--plot", type=Path, metavar="FILE", help="draw the results: FILE.svg, .png or .pdf"
+        "--plot", type=file_path, metavar="FILE", help="draw the results: FILE.svg, .png or .pdf"
     )
     bench.add_argument(
-        "--fresh", action="store_true", help="measure again what was measured before"
+        "--fresh",
+        action="store_true",
+        help="measure again what was measured before; not with resnet18, which always measures",
     )
     bench.add_argument("--quiet", action="store_true", help="show no progress")
 
@@ -398,7 +412,9 @@ def build_parser() -> argparse.ArgumentParser:
         "show what a model or a memory image holds",
         "palquant inspect build/image --program",
     )
-    inspect.add_argument("path", type=Path, metavar="PATH", help="model file or image directory")
+    inspect.add_argument(
+        "path", type=file_path, metavar="PATH", help="model file or image directory"
+    )
     inspect.add_argument("--program", action="store_true", help="list the instructions as well")
     return parser
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from palquant.errors import InputError, MismatchError, OutputError
+from palquant.errors import ConfigurationError, InputError, MismatchError, OutputError
 from palquant.files import write_together
 from palquant.hw.config import geometry
 from palquant.inputs import note, read_images, read_labels
@@ -19,6 +19,9 @@ from palquant.sw.image import MemoryImage, load_image
 from palquant.tables import count, table
 
 Report = dict[str, Any]
+
+#: Settings of a training that mean nothing for the digits.
+OF_FOLDERS = ("crop", "crop_scale", "workers", "bad_images", "held_out")
 
 
 def train(options: Namespace) -> Report:
@@ -32,16 +35,25 @@ def train(options: Namespace) -> Report:
 
     named = {item.name: getattr(options, item.name, None) for item in fields(TrainConfig)}
     given = {name: value for name, value in named.items() if value is not None}
-    settings = RunSettings(**{item.name: getattr(options, item.name)
-                              for item in fields(RunSettings)})  # fmt: skip
+    named = {item.name: getattr(options, item.name) for item in fields(RunSettings)}
+    chosen = {name: value for name, value in named.items() if value is not None}
+    settings = RunSettings(**chosen)
     if options.data is None:
+        for name in OF_FOLDERS:
+            if name in given or name in chosen:
+                flag = "--" + name.replace("_", "-")
+                raise ConfigurationError(f"{flag} is for folders of images alone (--data)")
         config = TrainConfig(**given)
+    elif "split_seed" in given:
+        raise ConfigurationError("--split-seed is for the digits alone")
     else:
         config = folder_config(len(class_names(options.data)), **given)
     checkpoint = options.output / CHECKPOINT_FILE
     before = _modified(checkpoint)
     if before and not options.resume and launched_rank() == 0:
         note(f"{checkpoint} exists; training starts anew, --resume would go on from it")
+    if options.resume and not before and launched_rank() == 0:
+        note(f"{checkpoint}: there is none; training starts anew")
     try:
         result = run_training(
             config,
@@ -266,6 +278,8 @@ def bench(options: Namespace) -> Report:
     """Run one benchmark."""
     from palquant.bench import run
 
+    if options.fresh and options.benchmark == "resnet18":  # it keeps no results
+        raise ConfigurationError("bench resnet18: --fresh is not an option of this benchmark")
     return run(options)
 
 

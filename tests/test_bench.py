@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from palquant import bench
 from palquant.cli import BENCHMARKS, main
 from palquant.hw.config import PRESETS
@@ -100,3 +102,14 @@ def test_growth_measures_nothing_if_a_size_does_not_fit(monkeypatch, capsys):
     arguments = ["--geometry", "tiny", "--size", "1024", "--base-width", "8", "--quiet"]
     assert main(["bench", "growth", *arguments]) == 1
     assert "one output row at a time needs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "option"),
+    [("resnet18", ["--fresh"]), ("resnet18", ["--epochs", "2"]), ("speedup", ["--seeds", "2"]),
+     ("growth", ["--jobs", "2"])],
+)  # fmt: skip
+def test_options_that_have_no_effect_are_refused(benchmark, option, capsys):
+    assert main(["bench", benchmark, *option]) == 1
+    line = f"palquant: bench {benchmark}: {option[0]} is not an option of this benchmark\n"
+    assert capsys.readouterr().err == line

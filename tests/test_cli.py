@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from palquant.cli import build_parser, main
+from palquant.cli import build_parser, file_path, main
 from palquant.errors import MismatchError
 from palquant.golden.data import load_digits_split
 from palquant.guard import guarded, run_guarded
@@ -347,7 +347,8 @@ def test_every_command_has_help_with_an_example():
     }  # fmt: skip
     for command in choices.values():
         text = command.format_help()
-        assert "example:" in text
+        several = text[text.index("example") :].count("palquant ") > 1
+        assert ("examples:" if several else "example:") in text
         assert "--json" in text
         for action in command._actions:
             assert action.help, action.dest
@@ -434,3 +435,30 @@ def test_wrong_options_give_status_2():
     with pytest.raises(SystemExit) as caught:
         main(["compile"])
     assert caught.value.code == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["train", "-o", ""], ["train", "-o", "x", "--data", ""], ["inspect", ""],
+     ["import", "", "-o", "x.npz"], ["import", "x.onnx", "-o", ""], ["export", "", "-o", "x.onnx"],
+     ["compile", "", "--geometry", "tiny", "-o", "x"], ["simulate", "", "--input", "x.npy"],
+     ["compare", "x", "--input", ""], ["simulate", "x", "--input", "x.npy", "--waves", ""],
+     ["generate", "--geometry", "tiny", "-o", ""], ["bench", "growth", "--plot", ""],
+     ["inspect", "x", "--json", ""]],
+)  # fmt: skip
+def test_an_empty_path_is_not_the_current_folder(tmp_path, monkeypatch, capsys, arguments):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.endswith(": an empty path; expected a file or folder")
+    assert os.listdir(tmp_path) == []
+
+
+def test_every_path_is_checked():
+    """No option takes a path by another type."""
+    choices = next(action.choices for action in build_parser()._actions if action.choices)
+    types = {action.type for command in choices.values() for action in command._actions}
+    assert file_path in types
+    assert Path not in types

@@ -121,7 +121,7 @@ def test_skipped_files_are_named_once(settings, capsys):
     ("changes", "count", "message"),
     [
         ({"classes": 4}, 1, r"data has 3 classes, the configuration 4$"),
-        ({"batch_size": 73}, 1, "^batch size 73 exceeds the 72 training images$"),
+        ({"batch_size": 73}, 1, "^batch size 73 exceeds the 72 training images; choose"),
         ({"batch_size": 9}, 2, "^batch size 9 is no multiple of the 2 processes$"),
     ],
 )

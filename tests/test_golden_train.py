@@ -194,7 +194,10 @@ def test_quantiser_parameters_go_to_adam():
         ),
         ({"weight_decay": -0.1}, r"^weight decay must be .* at least 0, not -0\.1$"),
         ({"seed": -1}, "^seeds must be at least 0, not -1$"),
-        ({"batch_size": 5000}, "^batch size 5000 exceeds the 1438 training images$"),
+        (
+            {"batch_size": 5000},
+            "^batch size 5000 exceeds the 1438 training images; choose a smaller one",
+        ),
         ({"groups": 0}, "^groups must be a positive integer, not 0$"),
         ({"base_width": 0}, "^base width must be a positive integer, not 0$"),
         ({"weight_bits": 9}, "^weight bits must be one of 1, 2, 3, 4, 5, 6, 7, 8, not 9$"),
