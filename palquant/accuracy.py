@@ -34,6 +34,7 @@ OPTIONS = {
     "epochs": 20,
     "seeds": 8,
     "jobs": len(os.sched_getaffinity(0)),
+    "method": None,
 }
 #: Standard deviation of the noise on images, whose pixels are 0 to 1.
 NOISE = 0.2
@@ -117,21 +118,22 @@ def accuracy(options: Namespace) -> Report:
     """Top-1 accuracy of every method over its cost, with differences that are paired by seed."""
     if options.seeds < 2:
         raise ConfigurationError("an interval of confidence needs at least 2 seeds")
+    methods = _chosen(options.method)
     seeds = range(options.seed, options.seed + options.seeds)
     trainings = {
         (method, seed): Training(method.config(options, seed), method == FLOAT)
-        for seed, method in itertools.product(seeds, METHODS)
+        for seed, method in itertools.product(seeds, methods)
     }
     found = measure(
         list(trainings.values()), jobs=options.jobs, fresh=options.fresh,
         progress=not options.quiet,
     )  # fmt: skip
-    top1 = {method: [found[trainings[method, seed]] for seed in seeds] for method in METHODS}
-    rows = [_row(method, top1[method], options) for method in METHODS]
+    top1 = {method: [found[trainings[method, seed]] for seed in seeds] for method in methods}
+    rows = [_row(method, top1[method], options) for method in methods]
     for row in rows:
         row["pareto"] = is_pareto(row, rows)
     paired = []
-    for a, b in comparisons(METHODS):
+    for a, b in comparisons(methods):
         differences = [x - y for x, y in zip(top1[a], top1[b], strict=True)]
         mean, interval = mean_and_interval(differences)
         paired.append(
@@ -212,6 +214,15 @@ def is_pareto(row: Report, rows: Sequence[Report]) -> bool:
         for other in rows
         if other["passes"] is not None
     )
+
+
+def _chosen(names: Sequence[str] | None) -> Sequence[Method]:
+    """Methods by name; all of them if none is named."""
+    for name in names or ():
+        if name not in {method.name for method in METHODS}:
+            known = "; ".join(method.name for method in METHODS)
+            raise ConfigurationError(f"there is no method {name!r} (known: {known})")
+    return [method for method in METHODS if not names or method.name in names]
 
 
 def comparisons(methods: Sequence[Method]) -> list[tuple[Method, Method]]:

@@ -386,6 +386,12 @@ def build_parser() -> argparse.ArgumentParser:
         ("--jobs", "trainings at the same time (default: one for each core); accuracy only"),
     ):
         bench.add_argument(name, type=positive, metavar="N", help=text)
+    bench.add_argument(
+        "--method",
+        action="append",
+        metavar="NAME",
+        help="train this network, such as 'PalQuant G=2' (repeatable; default: all); accuracy only",
+    )
     # Which benchmark has which defaults, the benchmarks know.
     bench.set_defaults(geometry=None)
     bench.add_argument(

@@ -165,7 +165,7 @@ def test_the_benchmark_goes_on_where_it_was_interrupted(cache, tmp_path, monkeyp
     assert "Pareto front" in plot.read_text()
 
     # The same seeds give the same rows, measured again or not.
-    monkeypatch.setattr(accuracy, "METHODS", methods[:3:2])
+    command += ["--method", "PalQuant G=2", "--method", "float"]
     ran.clear()
     ran += [None] * 4
     assert main([*command, "--quiet", "--fresh"]) == 0
@@ -227,6 +227,8 @@ def test_an_interruption_ends_the_processes(cache, monkeypatch):
         (["accuracy", "--size", "8"], "bench accuracy: --size is not an option of this benchmark"),
         (["accuracy", "--geometry", "tiny"], "bench accuracy: --geometry is not an option"),
         (["growth", "--epochs", "2"], "bench growth: --epochs is not an option of this benchmark"),
+        (["growth", "--method", "float"], "bench growth: --method is not an option of this"),
+        (["accuracy", "--method", "W5A5"], "there is no method 'W5A5' (known: float; W4A4; "),
         (["accuracy", "--seeds", "1"], "an interval of confidence needs at least 2 seeds"),
     ],
 )
