@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from palquant.errors import ConfigurationError
-from palquant.sw.place import MAX_SHUFFLED_GROUPS
+from palquant.sw.graph import MAX_SHUFFLED_GROUPS
 
 
 def option(default: Any, text: str, allowed: tuple[Any, ...] = (), *, exposed: bool = True) -> Any:

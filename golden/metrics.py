@@ -7,11 +7,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
-from tqdm import tqdm  # type: ignore[import-untyped]
 
 from palquant.files import write_text
+from palquant.progress import progress_bar
 
 METRICS_FILE = "metrics.jsonl"
 EVENTS_FOLDER = "tensorboard"
@@ -67,16 +68,18 @@ class Progress:
         self.images = images
         self.rate = 0.0
         self._shown = shown
-        self._epochs = tqdm(total=epochs, initial=epoch, unit="epoch", disable=not shown, desc=name)
-        self._bar: tqdm | None = None
+        self._epochs = progress_bar(
+            total=epochs, initial=epoch, unit="epoch", shown=shown, desc=name
+        )
+        self._bar: Any = None
 
     @contextmanager
     def epoch(self) -> Iterator[None]:
         """One epoch's training; measures images per second."""
         start = time.perf_counter()
-        self._bar = tqdm(
-            total=self.images, unit="image", disable=not self._shown, leave=False, desc="epoch",
-            mininterval=0.5,
+        self._bar = progress_bar(
+            total=self.images, unit="image", shown=self._shown, nested=True, leave=False,
+            desc="epoch", mininterval=0.5,
         )  # fmt: skip
         try:
             yield

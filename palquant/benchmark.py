@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm  # type: ignore[import-untyped]
 
 from palquant.golden.reference import run as run_reference
 from palquant.hw.config import Geometry
+from palquant.progress import progress_bar
 from palquant.sim.build import build_seconds
 from palquant.sim.bus import LATENCY, Bus
 from palquant.sim.driver import SimulationResult, Simulator
@@ -135,12 +135,12 @@ def measure(case: Case, compiled: Compiled, *, replay: int | None = None) -> Mea
     image = compiled.image
     simulator = Simulator(image.geometry)
     prediction = predict(image, Bus(latency=LATENCY))
-    with tqdm(
+    with progress_bar(
         total=prediction.profile.cycles,
         unit="cycle",
         unit_scale=True,
         desc="RTL",
-        disable=not case.progress,
+        shown=case.progress,
     ) as bar:
 
         def follow(cycle: int, layer: int) -> None:

@@ -13,8 +13,6 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm  # type: ignore[import-untyped]
-
 from palquant.demo import training_folder
 from palquant.errors import ToolError
 from palquant.files import temporary_folder, write_json
@@ -22,6 +20,7 @@ from palquant.golden.config import TrainConfig
 from palquant.golden.data import load_digits_split
 from palquant.golden.floating_point import train_floating_point
 from palquant.golden.train import train
+from palquant.progress import progress_bar
 from palquant.sim.build import cache_folder, digest
 
 
@@ -83,9 +82,9 @@ def measure(
         if path.is_file() and not fresh:
             found[training] = float(json.loads(path.read_text())["top1"])
     missing = [training for training in trainings if training not in found]
-    with tqdm(
+    with progress_bar(
         total=len(paths), initial=len(found), unit="training", desc="training",
-        disable=not progress, smoothing=0,
+        shown=progress, smoothing=0,
     ) as bar, contextlib.closing(_run(missing, jobs)) as results:  # fmt: skip
         for training, top1 in results:
             write_json(paths[training], {"training": training.config.name, "top1": top1})

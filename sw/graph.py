@@ -37,6 +37,7 @@ from palquant.errors import GraphError
 from palquant.sw.attributes import attribute_problem
 from palquant.sw.host import HostClassifier, HostEnds, HostStem
 from palquant.sw.operations import (
+    MAX_SHUFFLED_GROUPS,
     OPERATIONS,
     Add,
     Affine,
@@ -61,6 +62,7 @@ from palquant.sw.operations import (
 )
 
 __all__ = [
+    "MAX_SHUFFLED_GROUPS",
     "OPERATIONS",
     "RULES",
     "Add",

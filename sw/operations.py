@@ -26,6 +26,10 @@ class Kind(enum.Enum):
     LOGITS = "logits"  #: accumulators with their offset, 32 bits: logits, or what the host makes so
 
 
+#: Groups that a channel shuffle may connect: placement tries all permutations of them.
+MAX_SHUFFLED_GROUPS = 8
+
+
 @dataclass(frozen=True)
 class TensorType:
     """The integers a tensor may hold.

@@ -17,11 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from palquant.errors import UnsupportedLayerError
+from palquant.sw.graph import MAX_SHUFFLED_GROUPS
 
 Ints = npt.NDArray[np.int64]
-
-#: Groups that a channel shuffle may connect: matchings are found among all permutations of them.
-MAX_SHUFFLED_GROUPS = 8
 
 
 @dataclass(frozen=True, eq=False)

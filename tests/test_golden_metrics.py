@@ -1,6 +1,7 @@
 """Metrics, event files and bars say what happened."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -37,7 +38,8 @@ def test_event_files_hold_every_epoch_once(tmp_path):
     assert "epoch" not in found.Tags()["scalars"]
 
 
-def test_bars_show_loss_rate_and_accuracy(capfd):
+def test_bars_show_loss_rate_and_accuracy(capfd, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     progress = Progress("net", 4, 1, 100, shown=True)
     with progress.epoch():
         progress._bar.mininterval = 0
