@@ -31,8 +31,8 @@ Report = dict[str, Any]
 #: Options of the command line, and their defaults.
 OPTIONS = {
     "base_width": 4,
-    "epochs": 20,
-    "seeds": 8,
+    "epochs": 50,
+    "seeds": 6,
     "jobs": len(os.sched_getaffinity(0)),
     "method": None,
 }

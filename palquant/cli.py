@@ -381,8 +381,8 @@ def build_parser() -> argparse.ArgumentParser:
             "channels of the first stage in each group, fewer for a quick look (default: 64; "
             "accuracy: 4)",
         ),
-        ("--epochs", "epochs of each training (default: 20); accuracy only"),
-        ("--seeds", "trainings of each network, from --seed on (default: 8); accuracy only"),
+        ("--epochs", "epochs of each training (default: 50); accuracy only"),
+        ("--seeds", "trainings of each network, from --seed on (default: 6); accuracy only"),
         ("--jobs", "trainings at the same time (default: one for each core); accuracy only"),
     ):
         bench.add_argument(name, type=positive, metavar="N", help=text)
