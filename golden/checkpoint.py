@@ -13,13 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from palquant.errors import ModelError, first_line
+from palquant.errors import ModelError
 from palquant.files import write_bytes
+from palquant.kinds import CHECKPOINT_FORMAT, instead_of_checkpoint
 
-FORMAT = "palquant-checkpoint"
+FORMAT = CHECKPOINT_FORMAT
 VERSION = 2
 #: First bytes of the zip archive that ``torch.save`` writes.
 _ARCHIVE = b"PK\x03\x04"
+_NO_CHECKPOINT = "is no checkpoint of a training (checkpoint.pt of palquant train)"
 
 
 def save_checkpoint(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
@@ -54,15 +56,16 @@ def load_checkpoint(path: str | os.PathLike[str], *entries: str) -> dict[str, An
             warnings.simplefilter("ignore")  # a damaged file is refused in one line, not two
             content = torch.load(target, map_location="cpu", weights_only=True)
     except Exception as error:  # on arbitrary bytes the restricted unpickler raises anything
+        if hint := instead_of_checkpoint(target):
+            raise ModelError(f"{target}: {hint}") from error
         if is_torn(target):
             raise ModelError(f"{target}: is damaged (truncated or corrupted)") from error
         if isinstance(error, OSError):
             raise ModelError(f"{target}: cannot read: {error.strerror or error}") from error
-        raise ModelError(
-            f"{target}: is no {FORMAT} file, or is damaged ({first_line(error)})"
-        ) from error
+        # PyTorch's own text speaks of its programming interface.
+        raise ModelError(f"{target}: {_NO_CHECKPOINT}, or is damaged") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ModelError(f"{target}: is no {FORMAT} file")
+        raise ModelError(f"{target}: {_NO_CHECKPOINT}")
     if content.get("version") != VERSION:
         raise ModelError(f"{target}: version {content.get('version')}, expected {VERSION}")
     found = {name: value for name, value in content.items() if name not in ("format", "version")}

@@ -33,11 +33,11 @@ from palquant.golden.metrics import (
 from palquant.golden.settings import RunSettings
 from palquant.golden.training_run import TrainingRun
 from palquant.golden.verify import verify
+from palquant.kinds import CHECKPOINT_FILE as CHECKPOINT_FILE
+from palquant.kinds import MODEL_FILE as MODEL_FILE
 from palquant.sw.graph import Graph
 from palquant.sw.model import save_model
 
-MODEL_FILE = "model.npz"
-CHECKPOINT_FILE = "checkpoint.pt"
 #: Held-out images, as the network reads them, and their classes.
 IMAGES_FILE = "heldout_images.npy"
 LABELS_FILE = "heldout_labels.npy"

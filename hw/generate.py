@@ -13,6 +13,14 @@ from palquant.hw.verilog import convert
 
 #: Name of the Verilog module, and of its file.
 MODULE = "palquant"
+#: What :func:`generate` writes.
+FILES = (
+    f"{MODULE}.v",
+    f"{MODULE}_registers.h",
+    "registers.json",
+    "instructions.json",
+    "geometry.json",
+)
 
 
 def verilog(geometry: Geometry) -> str:
@@ -41,14 +49,14 @@ def generate(geometry: Geometry, directory: str | os.PathLike[str]) -> list[Path
     Raises:
         OutputError: The directory or a file in it cannot be written.
     """
-    texts = {
-        f"{MODULE}.v": verilog(geometry),
-        f"{MODULE}_registers.h": c_header(geometry),
-        "registers.json": registers_json(),
-        "instructions.json": instructions_json(),
-        "geometry.json": geometry_json(geometry),
-    }
+    texts = (
+        verilog(geometry),
+        c_header(geometry),
+        registers_json(),
+        instructions_json(),
+        geometry_json(geometry),
+    )
     with write_together(directory) as aside:
-        for name, text in texts.items():
+        for name, text in zip(FILES, texts, strict=True):
             write_text(aside / name, text)
-    return [Path(directory, name) for name in texts]
+    return [Path(directory, name) for name in FILES]

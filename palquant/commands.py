@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from argparse import Namespace
+from collections.abc import Collection
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,7 @@ def compare(options: Namespace) -> Report:
 
 def generate(options: Namespace) -> Report:
     """Write Verilog, register map and, with an image, memory files."""
+    from palquant.hw.generate import FILES as MACHINE_FILES
     from palquant.hw.generate import generate as generate_files
     from palquant.sw.formats import FORMATS
     from palquant.sw.image import FILES
@@ -260,6 +262,7 @@ def generate(options: Namespace) -> Report:
         raise OutputError(f"{options.output}: is the memory image's own folder; name another")
     if options.format and image is None:
         raise InputError("--format needs --image: there is no memory image to write")
+    _check_generated(options.output, {*MACHINE_FILES, *FILES, *(f"image.{n}" for n in FORMATS)})
 
     with write_together(options.output) as aside:
         generate_files(machine, aside)
@@ -274,6 +277,23 @@ def generate(options: Namespace) -> Report:
     return {"geometry": machine.name, "files": files}
 
 
+def _check_generated(folder: Path, names: Collection[str]) -> None:
+    """Refuse a folder unless it is new, empty, or of an earlier generate.
+
+    Parameters:
+        folder: The folder.
+        names: All that generate may write.
+
+    Raises:
+        OutputError: It holds something else, or a memory image alone.
+    """
+    from palquant.hw.generate import FILES
+
+    found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if found and not set(FILES) <= found <= set(names):
+        raise OutputError(f"{folder}: holds other files; name an empty or a new directory")
+
+
 def bench(options: Namespace) -> Report:
     """Run one benchmark."""
     from palquant.bench import run
@@ -285,7 +305,7 @@ def bench(options: Namespace) -> Report:
 
 def inspect(options: Namespace) -> Report:
     """Show what a model file or a memory image holds."""
-    from palquant.sw.listing import host_line, node_rows, program_lines
+    from palquant.sw.listing import host_line, image_basics, node_rows, program_lines
     from palquant.sw.model import load_model
 
     path: Path = options.path
@@ -299,6 +319,13 @@ def inspect(options: Namespace) -> Report:
             print("\n" + host_line(graph.host))
         return {"nodes": [list(row) for row in rows], "metadata": graph.metadata}
     image = load_image(path)
+    basics = image_basics(image)
+    print(
+        f"geometry {basics['geometry']}, image of {basics['image_bytes']:,} bytes; "
+        f"{count(basics['instructions'], 'instruction')}, {count(basics['layer_count'], 'layer')}, "
+        f"{basics['macs']:,} multiply-accumulates for one input; "
+        f"{count(basics['tensor_count'], 'tensor')} in memory\n"
+    )
     layers = [asdict(layer) for layer in image.layers]
     print(
         table(
@@ -316,6 +343,10 @@ def inspect(options: Namespace) -> Report:
             ],
         )
     )
+    print(
+        "\nMACs are multiply-accumulates of one input, padding included; passes are pairs of 2-bit "
+        "digits that each takes; shuffle is whether channels are permuted"
+    )
     if image.graph.host is not None:
         print("\n" + host_line(image.graph.host))
     tensors = [
@@ -330,6 +361,7 @@ def inspect(options: Namespace) -> Report:
         for name, (layout, offset) in image.tensors.items()
     ]
     print("\n" + table(["tensor", "kind", "bits", "groups", "offset", "bytes"], tensors))
+    print("\noffset and bytes are those in one input's output region")
     if options.program:
         print("\n" + "\n".join(program_lines(image)))
-    return {"geometry": image.geometry.name, "layers": layers, "image_bytes": len(image.data)}
+    return basics | {"layers": layers}

@@ -81,3 +81,10 @@ class MismatchError(PalquantError, AssertionError):
 def first_line(error: Exception) -> str:
     """What another library's exception says, in one line; its class where it says nothing."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def in_words(error: Exception) -> str:
+    """Why a document cannot be read, in one line without the names of Python's exceptions."""
+    if isinstance(error, KeyError):
+        return f"no entry {error.args[0]!r}" if error.args else "an entry is missing"
+    return first_line(error)

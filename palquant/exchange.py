@@ -13,6 +13,7 @@ from palquant.errors import InputError
 from palquant.files import check_writable
 from palquant.golden.released_options import BITS
 from palquant.inputs import note, read_images
+from palquant.kinds import Kind, instead_of_model, kind_of
 from palquant.tables import count, table
 
 Report = dict[str, Any]
@@ -27,6 +28,7 @@ def import_model(options: Namespace) -> Report:
     """Make a model file of a QONNX file or of a released checkpoint."""
     from palquant.sw.model import load_model, save_model
 
+    _check_source(options.file)
     _check_output(options.output)
     images = read_images(options.calibration) if options.calibration else None
     if options.file.suffix == QONNX_SUFFIX:
@@ -37,6 +39,25 @@ def import_model(options: Namespace) -> Report:
     load_model(options.output)  # what is read back later is what was written now
     print(f"model      {options.output}, {count(len(graph.nodes), 'node')}")
     return report
+
+
+def _check_source(path: Path) -> None:
+    """Refuse a file that is missing or that needs no import.
+
+    Raises:
+        InputError: It cannot be read, is empty, or comes from palquant's own training.
+    """
+    try:
+        with path.open("rb"):
+            kind = kind_of(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot read: {error.strerror or error}") from error
+    if kind is Kind.EMPTY:
+        raise InputError(f"{path}: is empty; expected a QONNX file or a released checkpoint")
+    if kind is Kind.MODEL:
+        raise InputError(f"{path}: is a model already, which palquant compile takes")
+    if kind is Kind.CHECKPOINT:
+        raise InputError(f"{path}: {instead_of_model(path)}")
 
 
 def _check_output(path: Path) -> None:
@@ -108,9 +129,12 @@ def _import_released(options: Namespace, images: npt.NDArray[Any] | None) -> tup
         activation_bits=bits["activation"],
         residual_bits=bits["residual"],
     )
-    if given["weight"] is None or given["activation"] is None:
-        note(f"W{bits['weight']}A{bits['activation']} assumed: {options.file} does not tell the "
-             "width of its codes (--weight-bits, --activation-bits)")  # fmt: skip
+    assumed = [name for name in ("weight", "activation") if given[name] is None]
+    if assumed:
+        widths = "".join(f"{name[0].upper()}{bits[name]}" for name in assumed)
+        note(f"{widths} assumed: {options.file} does not tell the width of its "
+             f"{' and '.join(f'{name}s' for name in assumed)} "
+             f"({', '.join(f'--{name}-bits' for name in assumed)})")  # fmt: skip
     print(table(*report_rows(report)))
     for line in report_lines(report):
         print(line)

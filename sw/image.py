@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from palquant.errors import ImageError, OutputError, PalquantError
+from palquant.errors import ImageError, OutputError, PalquantError, in_words
 from palquant.files import replace_folder
 from palquant.hw import isa
 from palquant.hw.config import Geometry
+from palquant.kinds import instead_of_image
 from palquant.sw.formats import hexadecimal
 from palquant.sw.graph import Convolution, Graph, Kind, Logits, Shape, TensorType
 from palquant.sw.header import check_image
@@ -215,6 +216,8 @@ def load_image(directory: str | os.PathLike[str]) -> MemoryImage:
     """
     target = Path(directory)
     label = str(target / "manifest.json")
+    if hint := instead_of_image(target):
+        raise ImageError(f"{target}: {hint}")
     if not target.is_dir():
         problem = "is no folder" if target.exists() else "there is no such folder"
         raise ImageError(f"{target}: {problem}; expected a memory image (palquant compile)")
@@ -243,7 +246,9 @@ def load_image(directory: str | os.PathLike[str]) -> MemoryImage:
     except PalquantError:
         raise
     except (LookupError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
-        raise ImageError(f"{label}: is no {FORMAT} manifest, or is damaged ({error!r})") from error
+        raise ImageError(
+            f"{label}: is no manifest of a memory image, or is damaged ({in_words(error)})"
+        ) from error
     _check_consistency(image, label)
     return image
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from palquant.hw import isa
 from palquant.hw.isa import Base, Memory, Opcode
@@ -52,12 +53,30 @@ def _operation(node: Node) -> str:
     return name
 
 
+def image_basics(image: MemoryImage) -> dict[str, Any]:
+    """What an image is, in a few figures; multiply-accumulates are those of one input."""
+    return {
+        "geometry": image.geometry.name,
+        "image_bytes": len(image.data),
+        "instructions": sum(1 for _ in _program(image)),
+        "layer_count": len(image.layers),
+        "macs": sum(layer.macs for layer in image.layers),
+        "tensor_count": len(image.tensors),
+    }
+
+
 def program_lines(image: MemoryImage) -> Iterator[str]:
     """One line for each instruction: offset, opcode, tokens, and the fields that are not 0."""
+    for offset, opcode, fields in _program(image):
+        yield f"{offset:#08x}  {opcode.name:8}{_describe(image, opcode, fields)}"
+
+
+def _program(image: MemoryImage) -> Iterator[tuple[int, Opcode, dict[str, int]]]:
+    """Offset, opcode and fields of each instruction."""
     offset = isa.IMAGE_HEADER.decode(image.data[: isa.HEADER_BYTES])["program_offset"]
     while True:
         opcode, fields, end = isa.decode(image.data, offset)
-        yield f"{offset:#08x}  {opcode.name:8}{_describe(image, opcode, fields)}"
+        yield offset, opcode, fields
         if opcode is Opcode.END:
             return
         offset = end

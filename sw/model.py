@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from palquant.errors import GraphError, ModelError, first_line
+from palquant.errors import GraphError, ModelError, in_words
 from palquant.files import write_bytes
+from palquant.kinds import instead_of_model
 from palquant.sw.graph import (
     OPERATIONS,
     Graph,
@@ -94,11 +95,12 @@ def load_model(path: str | os.PathLike[str]) -> Graph:
         with archive:
             arrays = {name: archive[name] for name in archive.files}
     except OSError as error:
-        raise ModelError(f"{target}: cannot read: {error.strerror or error}") from error
-    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError) as error:
+        hint = instead_of_model(target) if isinstance(error, IsADirectoryError) else None
         raise ModelError(
-            f"{target}: is no {FORMAT} file, or is damaged ({first_line(error)})"
+            f"{target}: {hint or f'cannot read: {error.strerror or error}'}"
         ) from error
+    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError) as error:
+        raise _no_model(target, error) from error
     try:
         document = json.loads(arrays.pop("graph").tobytes())
         if document["format"] != FORMAT:
@@ -115,13 +117,21 @@ def load_model(path: str | os.PathLike[str]) -> Graph:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, ModelError):
             raise
-        raise ModelError(f"{target}: is no {FORMAT} file, or is damaged ({error!r})") from error
+        raise _no_model(target, error) from error
     if arrays:
         raise ModelError(f"{target}: entry {min(arrays)!r} belongs to no node")
     try:
         return Graph(nodes, metadata, host)
     except GraphError as error:
         raise ModelError(f"{target}: {error}") from error
+
+
+def _no_model(target: Path, error: Exception) -> ModelError:
+    """What a file is instead of a model, or why it cannot be read as one."""
+    hint = instead_of_model(target)
+    return ModelError(
+        f"{target}: {hint or f'is no model of palquant, or is damaged ({in_words(error)})'}"
+    )
 
 
 def _read_node(target: Path, entry: dict[str, Any], arrays: dict[str, np.ndarray]) -> Node:

@@ -28,7 +28,7 @@ from palquant.sw.qonnx_inputs import read_input
 from palquant.sw.qonnx_kernels import Kernels
 from palquant.sw.qonnx_products import convolution, product
 from palquant.sw.qonnx_source import METADATA, QUANTIZERS, Source, attributes, label, load, refuse
-from palquant.sw.qonnx_streams import float_tensors, in_stream
+from palquant.sw.qonnx_streams import check_calibration, float_tensors, in_stream
 from palquant.sw.qonnx_values import Arranged, Averaged, Image, Pooling, Real, Value
 from palquant.sw.qonnx_windows import Window, read_window, whole
 
@@ -80,7 +80,10 @@ def import_qonnx(path: str | Path, calibration: npt.NDArray[Any] | None = None) 
 
 def read_qonnx(path: str | Path, calibration: npt.NDArray[Any] | None = None) -> Imported:
     """Like :func:`import_qonnx`, with all that connects graph and file."""
-    return _Importer(load(path), calibration).run()
+    source = load(path)
+    if calibration is not None:
+        check_calibration(source, calibration)
+    return _Importer(source, calibration).run()
 
 
 class _Importer:

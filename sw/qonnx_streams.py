@@ -107,17 +107,26 @@ def _requantize(builder: Builder, real: Real, step: float) -> str:
     return name
 
 
-def _measure(source: Source, images: npt.NDArray[Any]) -> dict[str, float]:
-    """Step of the stream of every tensor, from what the executor computes for images."""
+def check_calibration(source: Source, images: npt.NDArray[Any]) -> None:
+    """Refuse images that the network does not read, whether they are needed or not.
+
+    Raises:
+        InputError: Wrong element type, shape or number, or a value that is no number.
+    """
     batch, *shape = source.shape(source.input)
-    if images.dtype == np.uint8:  # as everywhere: bytes are the pixels of 0 to 1 times 255
-        images = images.astype(np.float32) / np.float32(255)
-    if images.dtype != np.float32 or images.ndim != 4 or list(images.shape[1:]) != shape:
+    if images.dtype not in (np.float32, np.uint8) or list(images.shape[1:]) != shape:
         raise InputError(f"calibration images are {images.dtype} of shape {images.shape}, expected "
                          f"float32 or uint8, (N, {', '.join(map(str, shape))})")  # fmt: skip
     if len(images) < batch or not np.isfinite(images).all():
         raise InputError(f"{len(images)} calibration images, or NaN among them (expected at least "
                          f"{batch})")  # fmt: skip
+
+
+def _measure(source: Source, images: npt.NDArray[Any]) -> dict[str, float]:
+    """Step of the stream of every tensor, from what the executor computes for images."""
+    batch = source.shape(source.input)[0]
+    if images.dtype == np.uint8:  # as everywhere: bytes are the pixels of 0 to 1 times 255
+        images = images.astype(np.float32) / np.float32(255)
     peaks: dict[str, float] = {}
     for at in range(0, len(images) - batch + 1, batch):
         try:

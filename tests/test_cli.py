@@ -175,6 +175,23 @@ def test_generate_refuses_an_image_of_another_geometry(workspace, tmp_path, caps
     assert not (tmp_path / "v").exists()
 
 
+def test_generate_replaces_its_own_files_alone(workspace, tmp_path, capsys):
+    image, out = str(workspace / "image"), tmp_path / "v"
+    command = ["generate", "--geometry", "tiny", "-o", str(out)]
+    out.mkdir()
+    for more in ([], ["--image", image, "--format", "mif"], []):
+        assert main([*command, *more]) == 0
+    capsys.readouterr()
+    shutil.copytree(image, tmp_path / "image")
+    (out / "notes").write_text("precious")
+    for folder in (out, workspace / "digits", tmp_path / "image"):
+        before = sorted(os.listdir(folder))
+        assert main(["generate", "--geometry", "tiny", "-o", str(folder)]) == 1
+        line = f"palquant: {folder}: holds other files; name an empty or a new directory\n"
+        assert capsys.readouterr().err == line
+        assert sorted(os.listdir(folder)) == before
+
+
 def test_inspect_shows_models_and_images(workspace, capsys):
     assert main(["inspect", str(workspace / "digits" / "model.npz")]) == 0
     assert "Convolution" in capsys.readouterr().out
@@ -182,6 +199,19 @@ def test_inspect_shows_models_and_images(workspace, capsys):
     text = capsys.readouterr().out
     assert "COMPUTE" in text
     assert text.rstrip().endswith("END")
+    assert main(["inspect", str(workspace / "image"), "--json", "-"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    program = [line for line in text.splitlines() if line.startswith("0x")]
+    size = (workspace / "image" / "image.bin").stat().st_size
+    macs = sum(layer["macs"] for layer in report["layers"])
+    assert (report["image_bytes"], report["instructions"], report["macs"]) == (
+        size, len(program), macs)  # fmt: skip
+    assert text.startswith(
+        f"geometry tiny, image of {size:,} bytes; {len(program)} instructions, "
+        f"{len(report['layers'])} layers, {macs:,} multiply-accumulates for one input; "
+        f"{report['tensor_count']} tensors in memory\n"
+    )
+    assert "\nMACs are multiply-accumulates of one input" in text
 
 
 @pytest.mark.parametrize(
@@ -189,7 +219,7 @@ def test_inspect_shows_models_and_images(workspace, capsys):
     [
         (["compile", "nowhere.npz", "--geometry", "tiny", "-o", "x"], "nowhere.npz: cannot read"),
         (["compile", "{model}", "--geometry", "huge", "-o", "x"], "no geometry is called 'huge'"),
-        (["compile", "{image}/image.bin", "--geometry", "tiny", "-o", "x"], "no palquant-model"),
+        (["compile", "{image}/image.bin", "--geometry", "tiny", "-o", "x"], "is no model of palquant"),
         (["compare", "nowhere", "--input", "{images}"], "nowhere"),
         (["compare", "{image}", "--input", "nowhere.npy"], "nowhere.npy: cannot read images"),
         (["compare", "{image}", "--input", "{image}/image.bin"], "is no NumPy array file"),
@@ -368,7 +398,7 @@ def test_a_reader_that_goes_away_is_no_traceback(workspace):
     result = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=True
     )
-    assert result.stdout.startswith("layer")
+    assert result.stdout.startswith("geometry")
     assert result.stderr == ""
 
 

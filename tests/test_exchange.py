@@ -8,6 +8,7 @@ import torch
 from released import calibration_images, checkpoint, save, trained
 
 from palquant.cli import main
+from palquant.golden.checkpoint import save_checkpoint
 from palquant.golden.config import NetworkConfig
 from palquant.golden.random_network import calibrated_graph
 from palquant.sw.model import load_model, save_model
@@ -79,6 +80,7 @@ def test_refusals(model, released, tmp_path, capsys):
     )
     options = ["--arch", "resnet18", "--calibration", images, "--quiet", "-o", made]
     assert "has G=2, not G=3" in refusal(capsys, "import", path, "--groups", 3, *options)
+    (tmp_path / "x.onnx").write_bytes(b"x")
     text = refusal(capsys, "import", tmp_path / "x.onnx", "--arch", "resnet18", "-o", made)
     assert text.endswith("x.onnx: a QONNX file; --arch is for released checkpoints")
     assert "x.onnx" in refusal(capsys, "import", tmp_path / "x.onnx", "-o", made)
@@ -122,6 +124,12 @@ def test_widths_of_a_released_checkpoint(tmp_path, capsys):
     assert main(command) == 0
     assert f"note: W2A2 assumed: {path} does not tell the width" in capsys.readouterr().err
     assert load_model(made).metadata["weight_bits"] == 2
+    assert main([*command, *widths[:2]]) == 0
+    note = (
+        f"note: A2 assumed: {path} does not tell the width of its activations (--activation-bits)"
+    )
+    assert note in capsys.readouterr().err
+    (tmp_path / "x.onnx").write_bytes(b"x")
     text = refusal(capsys, "import", tmp_path / "x.onnx", *widths[:2], "-o", made)
     assert text.endswith("x.onnx: a QONNX file; --weight-bits is for released checkpoints")
     text = refusal(capsys, *command, "--weight-bits", 9, "--activation-bits", 2)
@@ -137,3 +145,37 @@ def test_a_network_that_is_too_far_from_the_float_one_is_noted(released, tmp_pat
     captured = capsys.readouterr()
     assert "NOT below" in captured.out
     assert "of a layer's codes differ from the float network's, expected less" in captured.err
+
+
+def test_files_that_cannot_be_imported_are_named(model, tmp_path, capsys):
+    """Before anything is said of options that another file would need."""
+    made = tmp_path / "made.npz"
+    (tmp_path / "empty.onnx").touch()
+    checkpoint_file = tmp_path / "checkpoint.pt"
+    save_checkpoint({"epoch": 1}, checkpoint_file)
+    for path, reason in (
+        (tmp_path / "nosuch.pth", "cannot read: No such file or directory"),
+        (tmp_path / "nosuch.onnx", "cannot read: No such file or directory"),
+        (tmp_path, "cannot read: Is a directory"),
+        (tmp_path / "empty.onnx", "is empty; expected a QONNX file or a released checkpoint"),
+        (model, "is a model already, which palquant compile takes"),
+        (checkpoint_file,
+         "is a checkpoint of a training; its network is in model.npz beside it"),
+    ):  # fmt: skip
+        assert refusal(capsys, "import", path, "-o", made) == f"{path}: {reason}"
+
+
+def test_images_that_are_not_needed_must_fit_as_well(model, tmp_path, capsys):
+    path, images = tmp_path / "model.onnx", tmp_path / "images.npy"
+    assert main(["export", str(model), "-o", str(path)]) == 0
+    made = tmp_path / "made.npz"
+    for shape, fits in (((2, 3, 9, 9), False), ((8, 8), False), ((2, 1, 8, 8), True)):
+        np.save(images, np.ones(shape, np.float32))
+        command = ["import", path, "--calibration", images, "-o", made]
+        if fits:
+            assert main([*map(str, command)]) == 0
+        else:
+            assert refusal(capsys, *command) == (
+                f"calibration images are float32 of shape {shape}, expected float32 or uint8, "
+                "(N, 1, 8, 8)"
+            )

@@ -49,6 +49,9 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         save_checkpoint({}, tmp_path / "file" / "below" / "run.pt")
 
 
+NO_CHECKPOINT = r"is no checkpoint of a training \(checkpoint\.pt of palquant train\)"
+
+
 def one_line(error):
     return "\n" not in str(error.value)
 
@@ -56,12 +59,15 @@ def one_line(error):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is no palquant-checkpoint file, or is damaged"),
-        (b"not really", "is no palquant-checkpoint file, or is damaged"),
+        (b"", r"is empty; expected a checkpoint \(checkpoint\.pt of palquant train\)$"),
+        (
+            b"not really",
+            rf"{NO_CHECKPOINT}, or is damaged$",
+        ),
         (b"PK\x03\x04 and no more", r"is damaged \(truncated or corrupted\)"),
         (None, "cannot read: No such file or directory$"),
-        ({"a": 1}, "is no palquant-checkpoint file$"),
-        ([1, 2], "is no palquant-checkpoint file$"),
+        ({"a": 1}, rf"{NO_CHECKPOINT}$"),
+        ([1, 2], rf"{NO_CHECKPOINT}$"),
         ({"format": "palquant-checkpoint", "version": 9}, "version 9, expected 2$"),
         ({"epoch": 1}, "entry 'model' is missing$"),
         (
@@ -105,7 +111,7 @@ def test_arbitrary_bytes_are_refused_in_one_line(tmp_path):
     path = tmp_path / "run.pt"
     for size in range(1, 400):
         path.write_bytes(rng.randbytes(size))
-        assert damage(path).startswith(f"{path}: is no palquant-checkpoint file")
+        assert damage(path).startswith(f"{path}: is no checkpoint of a training")
         assert "\n" not in damage(path)
 
 
@@ -151,7 +157,7 @@ def test_checkpoints_without_a_scaler_are_of_another_version(tmp_path):
 def test_code_in_a_file_is_not_executed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"format": "palquant-checkpoint", "x": Payload()}, "run.pt")
-    with pytest.raises(ModelError, match=r"^run\.pt: is no palquant-checkpoint file") as error:
+    with pytest.raises(ModelError, match=r"^run\.pt: is no checkpoint of a training") as error:
         load_checkpoint("run.pt")
     assert one_line(error)
     assert os.listdir() == ["run.pt"]

@@ -19,7 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FOLDERS = PROJECT["tool"]["setuptools"]["package-dir"]
 
 #: What all may import; these import nothing of the project but each other.
-COMMON = ("palquant.errors", "palquant.files")
+COMMON = ("palquant.errors", "palquant.files", "palquant.kinds", "palquant.progress")
 #: Package -> modules and packages of other packages that it may import. The command may all.
 DIRECTIONS = {
     "palquant.hw": {*COMMON},
@@ -155,7 +155,8 @@ def test_only_golden_imports_torch():
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [
-        ("import palquant, palquant.errors, palquant.files", ["numpy", "torch", "amaranth"]),
+        ("import palquant, palquant.errors, palquant.files, palquant.kinds",
+         ["numpy", "torch", "amaranth"]),
         ("import palquant.hw.config, palquant.hw.isa, palquant.hw.registers",
          ["numpy", "torch", "amaranth"]),
         ("import palquant.sw.compile, palquant.sw.emulator", ["torch", "amaranth"]),

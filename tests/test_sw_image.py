@@ -168,6 +168,9 @@ def test_another_networks_image_is_refused(folder, tmp_path):
         load_image(folder)
 
 
+DAMAGED = "is no manifest of a memory image, or is damaged"
+
+
 def edit(folder, change, sign=True):
     """Change the manifest, with checksums that fit again unless told otherwise."""
     path = folder / "manifest.json"
@@ -196,23 +199,38 @@ def test_another_networks_model_is_refused(folder):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lambda m: m.pop("tensors"), "manifest, or is damaged"),
+        (lambda m: m.pop("tensors"), DAMAGED),
         (lambda m: m.update(tensors=[]), "does not say where the result lies"),
         (lambda m: m.update(layers=[]), "lists no layer"),
         (lambda m: m.update(format="other"), "format 'other'"),
         (lambda m: m.update(version=99), "version 99"),
-        (lambda m: m["tensors"][0].pop("offset"), "manifest, or is damaged"),
+        (
+            lambda m: m["tensors"][0].pop("offset"),
+            DAMAGED,
+        ),
         (lambda m: m["tensors"][0].update(offset=10**9), "lies at 1000000000"),
         (lambda m: m["tensors"][0].update(name="other"), "is not in the model"),
         (lambda m: m["tensors"][0].update(bits=13), "the model has TensorType"),
         (lambda m: m["tensors"][0]["shape"].update(height=1), "the model has Shape"),
-        (lambda m: m["tensors"][0].update(span=0), "manifest, or is damaged"),
-        (lambda m: m["tensors"][0].update(channel_slots="x"), "manifest, or is damaged"),
+        (
+            lambda m: m["tensors"][0].update(span=0),
+            DAMAGED,
+        ),
+        (
+            lambda m: m["tensors"][0].update(channel_slots="x"),
+            DAMAGED,
+        ),
         (lambda m: m["tensors"][0]["channel_slots"].__setitem__(0, 99), "outside 1 groups of 16"),
         (lambda m: m["tensors"][0]["channel_slots"].__setitem__(0, 1), "two channels in one place"),
-        (lambda m: m["layers"][0].update(extra=1), "manifest, or is damaged"),
+        (
+            lambda m: m["layers"][0].update(extra=1),
+            DAMAGED,
+        ),
         (lambda m: m["layers"][0].update(outputs=[]), "a tensor that no layer makes"),
-        (lambda m: m["regions"]["output"].update(bytes_per_image="x"), "manifest, or is damaged"),
+        (
+            lambda m: m["regions"]["output"].update(bytes_per_image="x"),
+            DAMAGED,
+        ),
         (lambda m: m["input"].update(gathered_by="nope"), "'nope' is no convolution"),
     ],
 )
@@ -223,8 +241,11 @@ def test_a_contradictory_manifest_is_refused(folder, change, text):
 
 
 def test_deeply_nested_json_is_refused(folder):
+    (folder / "manifest.json").write_text("not JSON")
+    with pytest.raises(ImageError, match=r"or is damaged \(Expecting value: line 1 column 1"):
+        load_image(folder)
     (folder / "manifest.json").write_text("[" * 100_000)
-    with pytest.raises(ImageError, match="manifest, or is damaged"):
+    with pytest.raises(ImageError, match=DAMAGED):
         load_image(folder)
 
 
