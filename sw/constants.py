@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from palquant.errors import CapacityError
 from palquant.hw import isa
 from palquant.hw.config import PARAMETER_ROWS
@@ -210,7 +212,9 @@ class Constants:
         chunks = len(segment.outputs) // g.tout
         self._slots[segment] = self._parameters.allocate(chunks * g.beats)
         ranges = self.network.ranges[layer.name]
-        data = pack_parameters(layer, ranges, segment.outputs, segment.groups, g)
+        # The segment's base says the group of lanes that stay together; there may be more than 8.
+        groups = segment.groups if segment.scatter > 1 else np.zeros_like(segment.groups)
+        data = pack_parameters(layer, ranges, segment.outputs, groups, g)
         row_beats = g.parameter_bits_per_row // g.bus_bits
         return Instruction(
             Opcode.LOAD,

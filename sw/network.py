@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from palquant.errors import UnsupportedLayerError
+from palquant.hw import isa
 from palquant.hw.config import Geometry
 from palquant.sw.assign import Assignment, assign_placements
+from palquant.sw.block_diagonal import split_blocks
 from palquant.sw.graph import Convolution, Graph, Shape
 from palquant.sw.layer import Layer
 from palquant.sw.layout import TensorLayout
@@ -68,9 +71,7 @@ def place_network(graph: Graph, geometry: Geometry) -> PlacedNetwork:
         UnsupportedLayerError: A layer that the machine cannot execute.
         RangeError: A register that could overflow.
     """
-    lowered = lower(graph)
-    gather_taps(lowered, geometry.tin)
-    assignment = assign_placements(lowered, geometry)
+    lowered, assignment = _assign(graph, geometry)
     layouts = {}
     names = [graph.input.name] + [name for layer in lowered.layers for name in layer.outputs]
     for name in names:
@@ -87,6 +88,56 @@ def place_network(graph: Graph, geometry: Geometry) -> PlacedNetwork:
         ranges[layer.name] = prove_ranges(layer, source, geometry)
         _check_padding(layer, assignment, source.zero_point, geometry)
     return PlacedNetwork(lowered, geometry, assignment, layouts, ranges)
+
+
+def _assign(graph: Graph, geometry: Geometry) -> tuple[LoweredNetwork, Assignment]:
+    """The lowered network and its placement, with block-diagonal convolutions split if that helps.
+
+    More groups than a shuffle can have may meet in one tensor, or a convolution's channels may lie
+    between those of others: the convolutions stay whole then.
+    """
+    whole = _lower(graph, geometry)
+    split = _lower(graph, geometry)
+    if not split_blocks(split, max(geometry.tin, geometry.tout)):
+        return whole, assign_placements(whole, geometry)
+    try:
+        assignment = assign_placements(split, geometry)
+        words = _array_words(split, assignment, geometry)
+    except UnsupportedLayerError:
+        return whole, assign_placements(whole, geometry)
+    other = assign_placements(whole, geometry)
+    if words < _array_words(whole, other, geometry):
+        return split, assignment
+    return whole, other
+
+
+def _array_words(network: LoweredNetwork, assignment: Assignment, geometry: Geometry) -> int:
+    """Words that all convolutions feed to the array, times the digits of their weights.
+
+    Raises:
+        UnsupportedLayerError: A convolution's channels do not lie together.
+    """
+    total = 0
+    for layer in network.layers:
+        node = layer.operation
+        if isinstance(node, Convolution):
+            source = network.graph.types[network.stored(layer.input)]
+            tensor = assignment.tensors[layer.input]
+            inputs = sum(
+                len(group_input(layer, node, tensor, group, geometry.tin).channel)
+                for group in range(node.groups)
+            )
+            chunks = assignment.computed[layer.name].slots // node.groups // geometry.tout
+            pixels = layer.shape.height * layer.shape.width * math.prod(node.weight.shape[2:])
+            passes = isa.digits(source.bits) * isa.digits(node.weight_bits)
+            total += inputs // geometry.tin * chunks * pixels * passes
+    return total
+
+
+def _lower(graph: Graph, geometry: Geometry) -> LoweredNetwork:
+    lowered = lower(graph)
+    gather_taps(lowered, geometry.tin)
+    return lowered
 
 
 def _check_padding(

@@ -10,6 +10,10 @@ from hypothesis import strategies as st
 from networks import Builder, drawer, random_network
 
 from palquant.errors import CapacityError, RangeError, UnsupportedLayerError
+from palquant.golden.config import NetworkConfig
+from palquant.golden.export import export
+from palquant.golden.random_network import random_network as random_golden_network
+from palquant.golden.reference import run
 from palquant.hw import isa
 from palquant.hw.config import PRESETS, Geometry
 from palquant.hw.isa import Opcode
@@ -56,6 +60,16 @@ def test_emulator_equals_reference(name, data):
         reject()
     output, _ = emulate(image, builder.codes)
     assert require_equal(compare_outputs(image, output, builder.values)) > 0
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_more_than_eight_groups_where_no_channels_are_shuffled(shuffle):
+    """A lane's group takes three bits, and counts only where lanes are scattered."""
+    config = NetworkConfig(base_width=4, groups=9, shuffle=shuffle, channel_shuffle=False)
+    graph = export(random_golden_network(config, 1))
+    codes = np.random.default_rng(2).integers(0, 256, (2, 1, 8, 8), np.uint8)
+    output, _ = emulate(image := compile_graph(graph, TINY), codes)
+    assert require_equal(compare_outputs(image, output, run(graph, codes))) > 0
 
 
 def test_every_tensor_is_in_the_manifest():
