@@ -100,8 +100,9 @@ def resnet18(options: Namespace) -> Report:
         f"{other.profile.utilization:.3f}; quantised layers "
         f"{other.profile.quantized_cycles:,}, {other.profile.quantized_utilization:.3f}\n"
         f"simulated in {result.seconds:.1f} s, {result.cycles_per_second:,.0f} cycles/s "
-        f"(the model alone {report['cpp_cycles_per_s']:,.0f}); built in "
-        f"{measured.build_seconds:.0f} s, compiled in {measured.compiled.seconds:.1f} s"
+        f"(the model alone {report['cpp_cycles_per_s']:,.0f}), compiled in "
+        f"{measured.compiled.seconds:.1f} s; building the simulator took "
+        f"{measured.build_seconds:.0f} s, once"
     )
     return _checked(report, [measured.first_mismatch, other.first_mismatch])
 

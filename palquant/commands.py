@@ -157,7 +157,7 @@ def simulate(options: Namespace) -> Report:
             f"\n{cycles.cycles:,} cycles for {count(cycles.images, 'image')}, utilization "
             f"{cycles.utilization:.3f} (quantised layers {cycles.quantized_utilization:.3f})"
         )
-        print(_utilization_text(image))
+        print(_utilization_text(image) + "; docs/register-map.md, Counters, has the other cycles")
     if labels is not None:
         report["top1"] = float((predictions == labels).mean())
     print("predictions: " + " ".join(map(str, predictions[:64])) + (" ..." * (len(images) > 64)))
@@ -170,7 +170,8 @@ def _utilization_text(image: MemoryImage) -> str:
     """What the columns of a table with cycles and utilization mean."""
     return (
         "cycles are the average of one image; utilization is the share of the array's peak, "
-        f"{image.geometry.peak_macs} two-bit multiply-accumulates a cycle"
+        f"{image.geometry.peak_macs} two-bit multiply-accumulates a cycle; images overlap, so that "
+        "cycles depend on their number"
     )
 
 
