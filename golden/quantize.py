@@ -230,10 +230,18 @@ class WeightQuantizer(RangeQuantizer):
         return self.quantize(weight.detach()).to(torch.uint8)
 
 
+#: Width -> step between levels for which normally distributed weights have the least squared error,
+#: in units of their root mean square (Max, "Quantizing for minimum distortion", 1960, for an odd
+#: number of levels).
+BEST_STEP = {2: 1.2240, 4: 0.3534}
+
+
 class TwosComplementQuantizer(nn.Module):
     """Symmetric weight quantiser with one scale per output channel, for stem and classifier.
 
-    The largest magnitude of a channel maps to ``2^(b-1) - 1``.
+    With 8 bits the largest magnitude of a channel maps to 127. With so few levels as 2 or 4 bits
+    give, that would make most weights 0: the step is :data:`BEST_STEP` times the channel's root
+    mean square then, if that is smaller, and larger weights saturate.
 
     Parameters:
         bits: Width of a weight: 2, 4 or 8.
@@ -260,8 +268,14 @@ class TwosComplementQuantizer(nn.Module):
 
     def step(self, weight: Tensor) -> Tensor:
         """Real value of one unit per output channel, shape (O, 1, 1, 1); 1 for a zero channel."""
-        peak = weight.detach().abs().amax((1, 2, 3), keepdim=True)
-        return torch.where(peak > 0, peak / (self.beta - 1), 1.0)
+        weight = weight.detach()
+        peak = weight.abs().amax(_WITHIN_CHANNEL, keepdim=True)
+        step = peak / (self.beta - 1)
+        if self.bits in BEST_STEP:
+            # In float64, so that the order of addition, which devices choose, does not matter.
+            mean = weight.double().square().mean(_WITHIN_CHANNEL, keepdim=True)
+            step = torch.minimum(step, (BEST_STEP[self.bits] * mean.sqrt()).to(step.dtype))
+        return torch.where(peak > 0, step, 1.0)
 
     def forward(self, weight: Tensor) -> Tensor:
         """Levels -(2^(b-1) - 1)..2^(b-1) - 1, integer-valued, shape (O, I / groups, KH, KW)."""

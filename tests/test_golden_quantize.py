@@ -8,6 +8,7 @@ import torch
 
 from palquant.errors import ConfigurationError
 from palquant.golden.quantize import (
+    BEST_STEP,
     ActivationQuantizer,
     InputQuantizer,
     TwosComplementQuantizer,
@@ -110,15 +111,41 @@ def test_twos_complement_by_definition(bits):
     assert codes.dtype == torch.uint8
     for channel in range(6):
         scale = float(weight[channel].abs().max()) / limit or 1.0
+        if bits in BEST_STEP and channel != 2:
+            best = BEST_STEP[bits] * math.sqrt(float(weight[channel].square().mean()))
+            scale = min(scale, best)
         assert float(step[channel]) == pytest.approx(scale, rel=1e-6)
         for w, level, code in zip(
             weight[channel].flatten().double(), levels[channel].flatten(),
             codes[channel].flatten(), strict=True,
         ):  # fmt: skip
             assert abs(float(level)) <= limit
-            assert abs(float(w) / scale - float(level)) <= 0.5 + 1e-4
+            inside = min(max(float(w) / scale, -limit), limit)
+            assert abs(inside - float(level)) <= 0.5 + 1e-4
             assert int(code) == int(level) + 2 ** (bits - 1)
     assert quantizer.alpha * codes.double().sub(quantizer.beta / quantizer.alpha).eq(levels).all()
+
+
+@pytest.mark.parametrize("bits", sorted(BEST_STEP))
+def test_few_levels_take_the_step_of_least_error(bits):
+    """Normal weights, in one channel: no other step does better by more than noise."""
+    weight = torch.randn(1, 1, 500, 500, generator=torch.Generator().manual_seed(3))
+    quantizer = TwosComplementQuantizer(bits)
+    limit = quantizer.beta - 1
+    step = float(quantizer.step(weight))
+
+    def error(step: float) -> float:
+        return float((weight - (weight / step).round().clamp(-limit, limit) * step).square().mean())
+
+    assert error(step) == pytest.approx({2: 0.190, 4: 0.0129}[bits], rel=0.02)
+    assert all(error(step) <= 1.001 * error(factor * step) for factor in (0.9, 0.97, 1.03, 1.1))
+    assert float(quantizer(weight).abs().max()) == limit
+
+
+def test_a_lone_weight_of_two_bits_is_kept():
+    weight = torch.tensor([-0.3, 2.0, 0.0]).reshape(3, 1, 1, 1)
+    quantizer = TwosComplementQuantizer(2)
+    assert torch.equal(quantizer(weight) * quantizer.step(weight), weight)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
