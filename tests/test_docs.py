@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from palquant import accuracy
 from palquant.cli import build_parser
 from palquant.hw import isa
 from palquant.hw.config import PRESETS
@@ -170,3 +171,12 @@ def test_commands_in_the_documents_exist():
                 continue
             checked += 1
     assert checked >= 5
+
+
+def test_accuracy_names_the_recipe_of_the_program():
+    text = (ROOT / "docs/accuracy.md").read_text()
+    epochs, seeds = accuracy.OPTIONS["epochs"], accuracy.OPTIONS["seeds"]
+    assert f"**Recipe.** {epochs} epochs in batches" in text
+    assert f"**Seeds.** 0 to {seeds - 1}, the same" in text
+    assert f"The defaults are {len(accuracy.METHODS) * seeds} trainings" in text
+    assert f"Its standard deviation is {accuracy.NOISE} of" in " ".join(text.split())
