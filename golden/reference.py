@@ -110,7 +110,7 @@ def predict(graph: Graph, outputs: Mapping[str, IntArray]) -> IntArray:
     if not isinstance(node, Logits) or (shape.height, shape.width) != (1, 1):
         raise GraphError(f"{node.name}: {type(node).__name__} of {shape.height}x{shape.width} "
                          "pixels is no class prediction (expected Logits of 1x1)")  # fmt: skip
-    real = outputs[node.name][:, :, 0, 0] * node.scale
+    real = node.real(outputs[node.name][:, :, 0, 0])
     if graph.host is not None:
         real = graph.host.classifier.logits(real)
     best: IntArray = real.argmax(axis=1)

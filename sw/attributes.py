@@ -19,7 +19,7 @@ def attribute_problem(instance: Any) -> str | None:
     """What is wrong with the first attribute of another type than declared, or None.
 
     Understands ``str``, ``bool``, ``int`` (which a ``bool`` is not), ``float`` (finite; an ``int``
-    will do), tuples, NumPy arrays of a given element type, and nested dataclasses.
+    will do), tuples, NumPy arrays of a given element type, nested dataclasses, and ``X | None``.
 
     Parameters:
         instance: Any dataclass whose annotations are of these kinds.
@@ -50,6 +50,8 @@ def _element_type(declared: Any) -> np.dtype[Any]:
 
 def _fits(value: Any, declared: Any) -> bool:
     origin = get_origin(declared)
+    if origin is types.UnionType:
+        return any(_fits(value, kind) for kind in get_args(declared))
     if origin is np.ndarray:
         return isinstance(value, np.ndarray) and value.dtype == _element_type(declared)
     if origin is tuple:
@@ -74,6 +76,10 @@ def _describe(value: Any) -> str:
 
 
 def _expected(declared: Any) -> str:
+    if get_origin(declared) is types.UnionType:
+        return " or ".join(_expected(kind) for kind in get_args(declared))
+    if declared is type(None):
+        return "None"
     if get_origin(declared) is np.ndarray:
         return f"an array of {_element_type(declared)}"
     if isinstance(declared, types.GenericAlias):

@@ -329,6 +329,10 @@ def _infer(graph: Graph, node: Node) -> tuple[Shape, TensorType]:
     per_channel(node.scale, "scale", source.channels)
     if not (np.isfinite(node.scale) & (node.scale > 0)).all():
         raise refuse("logit scales must be positive and finite")
+    if node.rest is not None:
+        per_channel(node.rest, "rest", source.channels)
+        if not np.isfinite(node.rest).all():
+            raise refuse("the rest of the logits' bias must be finite")
     return source, TensorType(Kind.LOGITS, LOGIT_BITS)
 
 

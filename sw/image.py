@@ -106,7 +106,7 @@ class MemoryImage:
         node = self.graph.output
         if not isinstance(node, Logits):
             raise ImageError(f"the network ends with {type(node).__name__}, not with logits")
-        logits = self.unpack(output, node.name)[:, :, 0, 0] * node.scale
+        logits = node.real(self.unpack(output, node.name)[:, :, 0, 0])
         if self.graph.host is not None:
             logits = self.graph.host.classifier.logits(logits)
         classes: npt.NDArray[np.int64] = logits.argmax(axis=1)
@@ -147,7 +147,9 @@ def manifest(image: MemoryImage) -> dict[str, Any]:
     """The manifest as a JSON-serialisable dictionary, its checksums still missing."""
     header = isa.IMAGE_HEADER.decode(image.data[: isa.HEADER_BYTES])
     normalization = dataclasses.asdict(image.graph.input.normalization)
-    scales = image.graph.output.scale.tolist() if isinstance(image.graph.output, Logits) else None
+    result = image.graph.output
+    logits = result if isinstance(result, Logits) else None
+    rest = None if logits is None else logits.rest
     return {
         "format": FORMAT,
         "version": isa.VERSION,
@@ -168,8 +170,9 @@ def manifest(image: MemoryImage) -> dict[str, Any]:
             "gathered_by": image.gathered,
         },
         "output": {
-            "tensor": image.graph.output.name,
-            "scales": scales,
+            "tensor": result.name,
+            "scales": None if logits is None else logits.scale.tolist(),
+            "rests": None if rest is None else rest.tolist(),
             "host_classifier": image.graph.host is not None,
         },
         "tensors": [_describe(layout, offset) for layout, offset in image.tensors.values()],

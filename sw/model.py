@@ -72,7 +72,7 @@ def _scalars(instance: Any, prefix: str, arrays: dict[str, np.ndarray]) -> dict[
             arrays[prefix + item.name] = value
         elif dataclasses.is_dataclass(value) and not isinstance(value, type):
             found[item.name] = dataclasses.asdict(value)
-        else:
+        elif value is not None:  # what is not there is the default
             found[item.name] = value
     return found
 

@@ -305,17 +305,33 @@ class Clamp(UnaryNode):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Logits(UnaryNode):
-    """The network's result: ``acc + offset``; multiplied by ``scale`` they are the real logits.
+    """The network's result: ``acc + offset``, of which :meth:`real` makes the real logits.
 
     Where the host computes the classifier, they are the real features that it reads.
 
     Parameters:
         offset: int64 array of shape (C,), 32-bit values.
         scale: float64 array of shape (C,), positive.
+        rest: float64 array of shape (C,): what a real bias has beyond whole units of the
+            accumulator. The host adds it; None where there is nothing to add.
     """
 
     offset: IntArray
     scale: npt.NDArray[np.float64]
+    rest: npt.NDArray[np.float64] | None = None
+
+    def real(self, integers: IntArray) -> npt.NDArray[np.float64]:
+        """Real logits ``integers * scale + rest``: the only place where they are made.
+
+        Parameters:
+            integers: What this node gives, shape (N, C, ...).
+
+        Returns:
+            Of the same shape, each multiplication and addition rounded to float64.
+        """
+        column = (-1, *(1,) * (integers.ndim - 2))
+        found: npt.NDArray[np.float64] = integers * self.scale.reshape(column)
+        return found if self.rest is None else found + self.rest.reshape(column)
 
 
 OPERATIONS: dict[str, type[Node]] = {

@@ -324,7 +324,12 @@ class _Exporter:
         offset = self.column(f"{name}/offset", node.offset, np.float64)
         tensor = self.add("Add", [tensor, offset], f"{name}/sum", double)
         scale = self.column(f"{name}/scale", node.scale, np.float64)
-        self.hold(node, self.add("Mul", [tensor, scale], name, double), 1 << 31)
+        product = name if node.rest is None else f"{name}/product"
+        tensor = self.add("Mul", [tensor, scale], product, double)
+        if node.rest is not None:
+            rest = self.column(f"{name}/rest", node.rest, np.float64)
+            tensor = self.add("Add", [tensor, rest], name, double)
+        self.hold(node, tensor, 1 << 31)
 
 
 _WRITERS: dict[type[ir.Node], Callable[[_Exporter, Any], None]] = {

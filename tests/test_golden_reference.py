@@ -1,5 +1,7 @@
 """The integer reference against definitions spelled out element by element."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -197,6 +199,19 @@ def test_predict_takes_the_first_of_the_largest_real_logits():
     )
     outputs["y"][:3, :, 0, 0] = [[4, 8, 2], [-9, -9, -9], [10, 19, 4]]
     assert predict(graph, outputs)[:3].tolist() == [0, 1, 0]
+
+
+def test_predict_adds_what_units_of_the_sums_lack():
+    """The rest decides between logits that are equal, and between near ones."""
+    graph = logits_graph()
+    node = dataclasses.replace(graph.output, rest=np.array([0.25, 0.5, -0.25]))
+    graph = Graph([*graph.nodes[:-1], node])
+    outputs = run(graph, codes_for(graph.input, 3))
+    outputs["y"][:, :, 0, 0] = [[4, 8, 2], [9, 17, 0], [10, 19, 5]]
+    assert node.real(outputs["y"])[0, :, 0, 0].tolist() == [4.25, 4.5, 3.75]
+    np.testing.assert_array_equal(node.real(outputs["y"][:, :, 0, 0]),
+                                  node.real(outputs["y"])[:, :, 0, 0])  # fmt: skip
+    assert predict(graph, outputs).tolist() == [1, 0, 0]
 
 
 def test_predict_refuses_what_is_no_classifier():

@@ -26,10 +26,12 @@ class Sample:
     many: tuple[float, ...] = (1.0, 2)
     inner: Inner = field(default_factory=Inner)
     table: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(2, np.int64))
+    extra: npt.NDArray[np.float64] | None = None
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"many": ()}, {"ratio": 3}, {"table": np.zeros((3, 0), np.int64)}]
+    "changes",
+    [{}, {"many": ()}, {"ratio": 3}, {"table": np.zeros((3, 0), np.int64)}, {"extra": np.zeros(2)}],
 )
 def test_declared_types_pass(changes):
     assert attribute_problem(Sample(**changes)) is None
@@ -58,6 +60,9 @@ def test_declared_types_pass(changes):
         ({"table": np.zeros(2)}, "table is an array of float64, expected an array of int64"),
         ({"table": np.zeros(2, np.int32)},
          "table is an array of int32, expected an array of int64"),
+        ({"extra": 0.5}, "extra is 0.5, expected an array of float64 or None"),
+        ({"extra": np.zeros(2, np.float32)},
+         "extra is an array of float32, expected an array of float64 or None"),
         ({"text": list(range(100))}, f"text is {str(list(range(100)))[:57]}..., expected str"),
     ],
 )  # fmt: skip

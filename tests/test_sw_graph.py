@@ -293,6 +293,12 @@ WITH_RESIDUAL = [*WITH_CONV, affine()]
          "^logits: logit scales must be positive and finite$"),
         ([*WITH_CONV, logits(scale=np.array([1.0, np.inf, 1.0, 1.0]))],
          "^logits: logit scales must be positive and finite$"),
+        ([*WITH_CONV, logits(rest=np.zeros(1))],
+         r"^logits: rest has shape \(1,\), expected \(4,\)$"),
+        ([*WITH_CONV, logits(rest=np.array([0.5, np.inf, 0.0, 0.0]))],
+         "^logits: the rest of the logits' bias must be finite$"),
+        ([*WITH_CONV, logits(rest=0.5)],
+         r"^logits: rest is 0.5, expected an array of float64 or None$"),
     ],
 )  # fmt: skip
 def test_every_refusal_names_the_node(nodes, message):

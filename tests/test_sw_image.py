@@ -9,10 +9,12 @@ import pytest
 from networks import Builder, drawer
 
 from palquant.errors import GeometryError, ImageError, OutputError
+from palquant.golden.reference import predict
 from palquant.hw import isa
 from palquant.hw.config import PRESETS
 from palquant.sw.compile import compile_graph
 from palquant.sw.emulator import Emulator
+from palquant.sw.graph import Graph
 from palquant.sw.header import check_image, seal
 from palquant.sw.image import _checksums, load_image, save_image
 from palquant.sw.model import save_model
@@ -53,6 +55,25 @@ def test_round_trip(builder, image, folder):
         assert np.array_equal(again.unpack(output, name), builder.values[name])
     logits = builder.values["logits"][:, :, 0, 0] * builder.nodes[-1].scale
     assert again.predict(output).tolist() == logits.argmax(axis=1).tolist()
+
+
+def test_what_the_host_adds_to_logits(builder, tmp_path):
+    """The manifest has it, and the class is that of the reference."""
+    integers = builder.values["logits"]
+    graph = builder.graph()
+    worst = int(graph.output.real(integers)[0, :, 0, 0].argmin())
+    rest = np.zeros(integers.shape[1])
+    rest[worst] = 2 * np.ptp(graph.output.real(integers))
+    graph = Graph([*graph.nodes[:-1], dataclasses.replace(graph.output, rest=rest)])
+    image = compile_graph(graph, TINY)
+    output = Emulator(TINY, image.data).run(image.pack_input(builder.codes))
+    assert image.predict(output)[0] == worst
+    assert image.predict(output).tolist() == predict(graph, {"logits": integers}).tolist()
+    save_image(image, tmp_path / "image")
+    described = json.loads((tmp_path / "image" / "manifest.json").read_text())["output"]
+    assert described["rests"] == rest.tolist()
+    assert described["scales"] == graph.output.scale.tolist()
+    assert load_image(tmp_path / "image").graph.output.rest.tolist() == rest.tolist()
 
 
 def test_hex_holds_the_same_bytes(image, folder):

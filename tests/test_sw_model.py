@@ -63,7 +63,8 @@ def sample():
         Clamp(name="clamp", input="c", zero_point=3),
         Convolution(name="fc", input="clamp", weight_bits=8, alpha=1, beta=128,
                     weight=rng.integers(0, 256, (4, 4, 1, 1)).astype(np.uint8)),
-        Logits(name="logits", input="fc", offset=column(-99, 99), scale=rng.random(4) + 0.1),
+        Logits(name="logits", input="fc", offset=column(-99, 99), scale=rng.random(4) + 0.1,
+               rest=rng.random(4) - 0.5),
     ]  # fmt: skip
     return Graph(nodes, {"name": "sample", "top1": 0.25, "nested": {"list": [1, 2.5, None]}})
 
@@ -104,6 +105,19 @@ def test_round_trip_keeps_everything(saved):
             else:
                 assert a == b
                 assert type(a) is type(b)
+
+
+def test_files_without_a_rest_load(saved):
+    """Nothing is written where nothing is to be added, as in files that do not know of it."""
+    document, arrays = contents(saved)
+    del arrays["logits/rest"]
+    rewrite(saved, document, arrays)
+    found = load_model(saved)
+    assert found.output.rest is None
+    save_model(found, saved)
+    document, arrays = contents(saved)
+    assert "logits/rest" not in arrays
+    assert "rest" not in node_of(document, "logits")
 
 
 def test_the_same_graph_gives_the_same_file(saved, tmp_path):
@@ -187,6 +201,10 @@ def test_refuses_descriptions_that_do_not_fit(saved, change, message):
          "logits/scale holds NaN or infinity$"),
         (lambda a: a.update({"logits/scale": np.array([1, 1, np.inf, 1])}),
          "logits/scale holds NaN or infinity$"),
+        (lambda a: a.update({"logits/rest": np.array([0, np.nan, 0, 0])}),
+         "logits/rest holds NaN or infinity$"),
+        (lambda a: a.update({"logits/rest": a["logits/rest"][:2]}),
+         r"logits: rest has shape \(2,\), expected \(4,\)$"),
         (lambda a: a.update({"p/permutation": np.array(3)}), "p: is no permutation of 4 channels$"),
     ],
 )  # fmt: skip
