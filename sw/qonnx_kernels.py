@@ -18,8 +18,8 @@ from qonnx.custom_op.registry import (  # type: ignore[import-untyped]
     is_custom_op,
 )
 
-from palquant.errors import ModelError
-from palquant.sw.qonnx_source import Source, first_line, label
+from palquant.errors import ModelError, first_line
+from palquant.sw.qonnx_source import Source, label
 
 Array = npt.NDArray[Any]
 

@@ -26,7 +26,7 @@ from qonnx.transformation.quant_constant_folding import (  # type: ignore[import
     FoldTransposeIntoQuantInit,
 )
 
-from palquant.errors import ModelError, UnsupportedLayerError
+from palquant.errors import ModelError, UnsupportedLayerError, first_line
 from palquant.sw.qonnx_schema import fault
 
 #: Versions of the standard operators that are understood.
@@ -166,11 +166,6 @@ def load(path: str | Path) -> Source:
         except Exception as error:
             raise ModelError(f"{path}: cannot be prepared: {first_line(error)}") from error
     return Source(path, wrapper, inputs[0].name, outputs[0].name, order)
-
-
-def first_line(error: BaseException) -> str:
-    """An error of another library in one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _parse(path: Path) -> onnx.ModelProto:

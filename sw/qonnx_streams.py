@@ -14,13 +14,13 @@ import numpy.typing as npt
 from onnx import NodeProto
 from qonnx.core.onnx_exec import execute_onnx  # type: ignore[import-untyped]
 
-from palquant.errors import InputError, RangeError, UnsupportedLayerError
+from palquant.errors import InputError, RangeError, UnsupportedLayerError, first_line
 from palquant.sw import graph as ir
 from palquant.sw.qonnx_arrange import ARRANGEMENTS
 from palquant.sw.qonnx_builder import RESIDUAL_BITS, RESIDUAL_LIMIT, Builder
 from palquant.sw.qonnx_chains import line
 from palquant.sw.qonnx_codes import exact_residual, move_residual
-from palquant.sw.qonnx_source import QUANTIZERS, Source, first_line
+from palquant.sw.qonnx_source import QUANTIZERS, Source
 from palquant.sw.qonnx_staircase import from_line
 from palquant.sw.qonnx_values import Base, Elementwise, Real
 
