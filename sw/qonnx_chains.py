@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto, TensorProto
 
-from palquant.errors import RangeError, UnsupportedLayerError
 from palquant.sw import graph as ir
 from palquant.sw.qonnx_builder import EXACT, Builder
-from palquant.sw.qonnx_codes import make_codes
 from palquant.sw.qonnx_quantizers import Grid, activation_grid
 from palquant.sw.qonnx_source import QUANTIZERS, Source, attributes, per_channel, refuse
-from palquant.sw.qonnx_values import Arranged, Averaged, Base, Elementwise, Image, Real, Value
+from palquant.sw.qonnx_values import Base, Elementwise, Image, Real
 
 Floats = npt.NDArray[np.float64]
 
@@ -36,6 +33,7 @@ def append(builder: Builder, node: NodeProto, real: Real) -> Real:
     """
     source, name = builder.source, node.output[0]
     if node.op_type in _NOTHING:
+        _check_inference(source, node)
         return replace(real, name=name)
     operand = next(n for n in node.input if n not in source.constants)
     shape = source.shape(operand)
@@ -64,12 +62,20 @@ def append(builder: Builder, node: NodeProto, real: Real) -> Real:
     if node.op_type == "BatchNormalization":
         _check_statistics(source, node)
         return real.then(step, grid=None)
-    constant = _constant(source, node, step, shape)
+    constant = constant_of(source, step)
     return real.then(step, grid=_scaled(node, real.grid, constant, node.input[0] == operand))
 
 
-def _constant(source: Source, node: NodeProto, step: Elementwise, shape: tuple[int, ...]) -> Floats:
-    """The constant of an arithmetic node, one value per channel."""
+def constant_of(source: Source, step: Elementwise) -> Floats:
+    """The constant of an arithmetic node, one value per channel.
+
+    Returns:
+        float64, shape (C,), or (1,) if there is one value for all.
+
+    Raises:
+        UnsupportedLayerError: It has none, or one of another shape or that is not finite.
+    """
+    node, shape = step.node, source.shape(step.operand)
     position = 1 if node.input[0] == step.operand else 0
     values = source.constant(node, position)
     if values is None:
@@ -80,6 +86,15 @@ def _constant(source: Source, node: NodeProto, step: Elementwise, shape: tuple[i
     if not np.isfinite(found).all() or (node.op_type == "Div" and not found.all()):
         refuse(node, "has a constant that is no finite number, or divides by zero")
     return found
+
+
+def _check_inference(source: Source, node: NodeProto) -> None:
+    """Refuse a Dropout that drops: its third input must say that it does not, or be absent."""
+    if node.op_type != "Dropout" or len(node.input) < 3 or not node.input[2]:
+        return
+    training = source.constant(node, 2)
+    if training is None or training.any():
+        refuse(node, "is in training mode (expected training_mode to be the constant False)")
 
 
 def _check_statistics(source: Source, node: NodeProto) -> None:
@@ -189,7 +204,7 @@ def line(builder: Builder, real: Real, count: int | None = None) -> tuple[Floats
             continue
         if node.op_type not in _ARITHMETIC:
             return None
-        constant = _constant(source, node, step, source.shape(step.operand))
+        constant = constant_of(source, step)
         match node.op_type:
             case "Add":
                 offset = offset + constant
@@ -209,12 +224,13 @@ def append_to_image(source: Source, node: NodeProto, image: Image) -> Image:
     step = Elementwise(node, operand, len(source.shape(operand)))
     gain, offset = image.gain, image.offset
     if node.op_type in _NOTHING:
+        _check_inference(source, node)
         return image
     if node.op_type == "Cast":
         return replace(image, steps=(*image.steps, step))
     if node.op_type not in _ARITHMETIC:
         refuse(node, "changes the image before it is quantised (supported: Add, Sub, Mul, Div)")
-    constant = _constant(source, node, step, source.shape(operand))
+    constant = constant_of(source, step)
     if node.op_type == "Add":
         offset = offset + constant
     elif node.op_type == "Sub" and node.input[0] == operand:
@@ -270,8 +286,7 @@ def _requantization(
         if not rest or not isinstance(step, Elementwise):
             refuse(node, f"rounds behind {kind} (expected Mul, Add and Div in this order)")
         rest.pop(0)
-        shape = builder.source.shape(step.operand)
-        constant = _constant(builder.source, step.node, step, shape)
+        constant = constant_of(builder.source, step)
         found[kind] = np.broadcast_to(constant, channels)
     mantissa, exponent = np.frexp(found["Div"])
     wide = any(np.abs(v).max() >= 2**53 or (v % 1).any() for v in found.values())
@@ -280,36 +295,3 @@ def _requantization(
                "integers, Div by powers of two)")  # fmt: skip
     scale, offset = (found[k].astype(np.int64) for k in ("Mul", "Add"))
     return scale, offset, exponent.astype(np.int64) - 1
-
-
-def logits(builder: Builder, value: Value) -> None:
-    """Append the network's result, if its last tensor is no integer tensor already.
-
-    Raises:
-        UnsupportedLayerError: The result is no line with a positive gain of integer sums.
-    """
-    real: Any = value.operand if isinstance(value, Arranged) else value
-    if isinstance(real, Averaged):
-        real = builder.average(make_codes(builder, real.operand), real.window, real.name)
-    if not isinstance(real, Real):
-        raise UnsupportedLayerError(f"{builder.source.path}: gives the image back (expected a "
-                                    "network)")  # fmt: skip
-    kind = builder.kind(real.source)
-    if kind is ir.Kind.RESIDUAL and not real.steps:
-        return
-    if real.grid is not None:
-        make_codes(builder, real)
-        return
-    found = line(builder, real)
-    if kind is not ir.Kind.ACCUMULATOR or found is None or not (found[0] > 0).all():
-        raise UnsupportedLayerError(f"{real.name}: the network ends in what is neither sums nor "
-                                    "codes (expected a Gemm or Quant)")  # fmt: skip
-    gain, offset = found
-    units = np.rint(offset / gain)
-    if np.abs(units).max() >= 1 << 31:
-        raise RangeError(f"{real.name}: a bias of {np.abs(units).max():.0f} units leaves the 32 "
-                         "bits of logits")  # fmt: skip
-    made = [step.name for step in real.steps if isinstance(step, Elementwise)]
-    name = made[-1] if made else f"{real.source}.logits"
-    node = ir.Logits(name=name, input=real.source, offset=units.astype(np.int64), scale=gain)
-    builder.add(node, gain)

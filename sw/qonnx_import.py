@@ -22,11 +22,12 @@ from palquant.sw import graph as ir
 from palquant.sw.qonnx_additions import add_tensors, average_reals, fixed_point
 from palquant.sw.qonnx_arrange import ARRANGEMENTS, arrange
 from palquant.sw.qonnx_builder import Builder, Findings
-from palquant.sw.qonnx_chains import ELEMENTWISE, append, append_to_image, logits, round_integers
+from palquant.sw.qonnx_chains import ELEMENTWISE, append, append_to_image, round_integers
 from palquant.sw.qonnx_codes import make_codes, move_residual
 from palquant.sw.qonnx_inputs import read_input
 from palquant.sw.qonnx_kernels import Kernels
 from palquant.sw.qonnx_products import convolution, product
+from palquant.sw.qonnx_result import Result, finish, is_reshape
 from palquant.sw.qonnx_source import METADATA, QUANTIZERS, Source, attributes, label, load, refuse
 from palquant.sw.qonnx_streams import check_calibration, float_tensors, in_stream
 from palquant.sw.qonnx_values import Arranged, Averaged, Image, Pooling, Real, Value
@@ -49,12 +50,14 @@ class Imported:
         findings: What could not be proved to be exact.
         real: Tensor of the graph that is one of the file's as well -> scale and offset per channel
             that turn its integers into the real values of the file's tensor.
+        result: What turns the graph's output into the file's result, ``source.output``.
         source: The file, as qonnx's executor runs it.
     """
 
     graph: ir.Graph
     findings: Findings
     real: dict[str, tuple[Floats, Floats]]
+    result: Result
     source: Source
 
 
@@ -100,10 +103,13 @@ class _Importer:
     def run(self) -> Imported:
         source, builder = self.source, self.builder
         metadata, quantized = self._metadata()
-        channels = source.shape(source.input)[1]
+        batch, channels = source.shape(source.input)[:2]
+        needed = self._needed()
         self.values[source.input] = Image((), np.ones(channels), np.zeros(channels))
         for node in source.nodes:
             if node.output[0] in self.values or not self._reads_image(node):
+                continue
+            if needed.isdisjoint(node.output):
                 continue
             builder.position = source.order.get(node.output[0], builder.position)
             self._node(node)
@@ -111,7 +117,7 @@ class _Importer:
             raise ModelError(f"{source.path}: its result {source.output} does not depend on its "
                              "input")  # fmt: skip
         builder.position = len(source.order)
-        logits(builder, self.values[source.output])
+        result = finish(builder, self.values[source.output])
         nodes = builder.ordered()
         nodes = [
             replace(made, quantized=quantized[made.name])
@@ -121,8 +127,29 @@ class _Importer:
         ]
         found = {k: v for k, v in asdict(builder.findings).items() if v}
         graph = ir.Graph(nodes, metadata | ({"import": found} if found else {}))
+        self._check_result(graph, result, batch)
         real = {k: v for k, v in builder.real.items() if k in source.order}
-        return Imported(graph, builder.findings, real, source)
+        return Imported(graph, builder.findings, real, result, source)
+
+    def _needed(self) -> set[str]:
+        """Tensors that the result depends on, itself included."""
+        found = {self.source.output}
+        for node in reversed(self.source.nodes):
+            if not found.isdisjoint(node.output):
+                found.update(node.input)
+        return found
+
+    def _check_result(self, graph: ir.Graph, result: Result, batch: int) -> None:
+        """The graph must end with the file's result, all of it and nothing more."""
+        shape = graph.shapes[graph.output.name]
+        made = batch * shape.channels * shape.height * shape.width
+        wanted = int(np.prod(self.source.shape(self.source.output)))
+        if graph.output.name != result.name or made != wanted:
+            raise UnsupportedLayerError(
+                f"{self.source.output}: the file's result of {wanted} elements is not what the "
+                f"graph ends with, {graph.output.name} of {made} (expected one tensor that "
+                "nothing reads)"
+            )
 
     def _reads_image(self, node: NodeProto) -> bool:
         return any(name in self.values for name in node.input)
@@ -185,7 +212,8 @@ class _Importer:
             refuse(node, "reads the image itself (expected a quantiser of the input first)")
         if isinstance(value, Arranged):
             refuse(node, f"reads {value.name}, whose elements are in another arrangement "
-                   "(supported: channel permutations, and flattening before a Gemm)")  # fmt: skip
+                   "(supported: channel permutations, flattening before a Gemm, and a reshape of "
+                   "the result)")  # fmt: skip
         return value
 
     def quantize(self, node: NodeProto) -> dict[str, Value]:
@@ -201,11 +229,24 @@ class _Importer:
         value = self.operand(node)
         if isinstance(value, Image):
             return {node.output[0]: append_to_image(self.source, node, value)}
-        if isinstance(value, Arranged) and self._ends(node):
-            value = value.operand  # behind the classifier, shapes do not matter
-            if isinstance(value, Real):
-                return {node.output[0]: append(self.builder, node, value)}
-        return {node.output[0]: append(self.builder, node, self.real(node))}
+        if isinstance(value, Arranged) and self._ends(node) and is_reshape(self.builder, value):
+            real = value.operand if isinstance(value.operand, Real) else self.real(node)
+        else:
+            real = self.real(node)
+        self._check_channels(node, real)
+        return {node.output[0]: append(self.builder, node, real)}
+
+    def _check_channels(self, node: NodeProto, real: Real) -> None:
+        """Behind a reshape, the file's channels are no longer ours: one constant for all, then."""
+        batch = self.source.shape(self.source.input)[0]
+        operand = next(name for name in node.input if name in self.values)
+        if self.source.shape(operand)[:2] == (batch, real.shape.channels):
+            return
+        constants = [self.source.constants.get(name) for name in node.input]
+        many = any(v is not None and v.size > 1 for v in constants)
+        if node.op_type in ("BatchNormalization", "MultiThreshold") or many:
+            refuse(node, f"has other values for each element of {operand} (supported behind a "
+                   "reshape: one value for all)")  # fmt: skip
 
     def _ends(self, node: NodeProto) -> bool:
         """Whether only elementwise nodes stand between a node and the result."""

@@ -61,12 +61,15 @@ def compare_rtl(graph, pixels, simulate):
 @pytest.mark.parametrize(
     ("network", "expected"),
     [
+        (lambda: Plain(Layers(2, FIXED)), {MaxPool: 2, Convolution: 6}),
         (lambda: Plain(Layers(4, FIXED)), {MaxPool: 2, Convolution: 6}),
         (lambda: Residual(Layers(2, PER_CHANNEL)), {Permute: 2, Add: 1, Convolution: 8}),
+        (lambda: Residual(Layers(4, PER_CHANNEL)), {Permute: 2, Add: 1, Convolution: 8}),
         (lambda: ResNet18(Layers(2, FLOAT)), {Add: 8, Convolution: 37}),
     ],
-    ids=["plain of 4 bits", "residual of 2 bits", "ResNet-18"],
-)
+    ids=["plain of 2 bits", "plain of 4 bits", "grouped of 2 bits", "grouped of 4 bits",
+         "ResNet-18"],
+)  # fmt: skip
 def test_rtl_equals_the_executor(network, expected, tmp_path):
     imported = read_qonnx(made(network, tmp_path))
     graph = imported.graph

@@ -152,6 +152,28 @@ def huge(made):
     made.node("Add", "acc", F(1e9))
 
 
+def then(build, operator, *inputs, **attributes):
+    """A node behind the last one of another network."""
+
+    def whole(made):
+        build(made)
+        made.node(operator, made.last, *inputs, name="tail", **attributes)
+
+    return whole
+
+
+def ints(*values):
+    return np.array(values, np.int64)
+
+
+def quantised(build):
+    def whole(made):
+        build(made)
+        made.quant(made.last, 0.5, 0.0, 2, 0, name="tail")
+
+    return whole
+
+
 def rearranged(made):
     made.start(bits=4)
     made.node("Transpose", "t0", perm=[0, 2, 1, 3], name="turned")
@@ -241,6 +263,26 @@ NODES = [
     ("result", after("Relu"), r"bad: the network ends in what is neither sums nor codes"),
     ("falling result", after("Mul", F(-1)), "the network ends in what is neither sums nor codes"),
     ("bias beyond 32 bits", huge, "units leaves the 32 bits of logits"),
+    ("end: slice of classes", then(dense(transB=1), "Slice", ints(0), ints(2), ints(1)),
+     r"^tail \(Slice\): ends the network with elements of bad left out, repeated or in another"),
+    ("end: gather of classes", then(dense(transB=1), "Gather", ints(0, 2), axis=1),
+     r"^tail \(Gather\): ends the network .* \(supported: a reshape\)$"),
+    ("end: classes twice", then(dense(transB=1), "Concat", "bad", axis=1),
+     r"^tail \(Concat\): ends the network"),
+    ("end: sums twice", after("Concat", "acc", axis=1), r"^bad \(Concat\): ends the network"),
+    ("end: tile", after("Tile", ints(1, 1, 2, 1)), r"^bad \(Tile\): ends the network"),
+    ("end: channels last", after("Transpose", perm=[0, 2, 3, 1], quantized=True),
+     r"^bad \(Transpose\): ends the network with elements of codes left out, repeated or in"),
+    ("end: crop", after("Slice", ints(1), ints(3), ints(2)), r"^bad \(Slice\): ends the network"),
+    ("end: scaled crop", then(after("Slice", ints(1), ints(3), ints(2)), "Mul", F(2)),
+     r"^tail \(Mul\): reads bad, whose elements are in another arrangement \(supported: .*reshape"),
+    ("end: quantised turn", quantised(after("Transpose", perm=[0, 1, 3, 2])),
+     r"^tail \(Quant\): reads bad, whose elements are in another arrangement"),
+    ("end: constants of pixels", then(after("Flatten"), "Add", RNG.random(64).astype(F)),
+     r"^tail \(Add\): has other values for each element of bad \(supported behind a reshape: one"),
+    ("dropout in training", after("Dropout", F(0.5), np.array(True)),
+     r"^bad \(Dropout\): is in training mode \(expected training_mode to be the constant False"),
+    ("dropout of the image", image("Dropout", F(0.5), np.array(True)), "is in training mode"),
 ]  # fmt: skip
 
 
