@@ -27,7 +27,7 @@ from palquant.sw.qonnx_codes import make_codes, move_residual
 from palquant.sw.qonnx_inputs import read_input
 from palquant.sw.qonnx_kernels import Kernels
 from palquant.sw.qonnx_products import convolution, product
-from palquant.sw.qonnx_result import Result, finish, is_reshape
+from palquant.sw.qonnx_result import Result, check_result, finish, is_reshape
 from palquant.sw.qonnx_source import METADATA, QUANTIZERS, Source, attributes, label, load, refuse
 from palquant.sw.qonnx_streams import check_calibration, float_tensors, in_stream
 from palquant.sw.qonnx_values import Arranged, Averaged, Image, Pooling, Real, Value
@@ -103,7 +103,7 @@ class _Importer:
     def run(self) -> Imported:
         source, builder = self.source, self.builder
         metadata, quantized = self._metadata()
-        batch, channels = source.shape(source.input)[:2]
+        channels = source.shape(source.input)[1]
         needed = self._needed()
         self.values[source.input] = Image((), np.ones(channels), np.zeros(channels))
         for node in source.nodes:
@@ -127,7 +127,7 @@ class _Importer:
         ]
         found = {k: v for k, v in asdict(builder.findings).items() if v}
         graph = ir.Graph(nodes, metadata | ({"import": found} if found else {}))
-        self._check_result(graph, result, batch)
+        check_result(builder, graph, result)
         real = {k: v for k, v in builder.real.items() if k in source.order}
         return Imported(graph, builder.findings, real, result, source)
 
@@ -138,18 +138,6 @@ class _Importer:
             if not found.isdisjoint(node.output):
                 found.update(node.input)
         return found
-
-    def _check_result(self, graph: ir.Graph, result: Result, batch: int) -> None:
-        """The graph must end with the file's result, all of it and nothing more."""
-        shape = graph.shapes[graph.output.name]
-        made = batch * shape.channels * shape.height * shape.width
-        wanted = int(np.prod(self.source.shape(self.source.output)))
-        if graph.output.name != result.name or made != wanted:
-            raise UnsupportedLayerError(
-                f"{self.source.output}: the file's result of {wanted} elements is not what the "
-                f"graph ends with, {graph.output.name} of {made} (expected one tensor that "
-                "nothing reads)"
-            )
 
     def _reads_image(self, node: NodeProto) -> bool:
         return any(name in self.values for name in node.input)

@@ -82,6 +82,22 @@ def finish(builder: Builder, value: Value) -> Result:
     return Result(node.name, node.scale, rest)
 
 
+def check_result(builder: Builder, graph: ir.Graph, result: Result) -> None:
+    """Check that a graph ends with the file's result, all of it and nothing more.
+
+    Raises:
+        UnsupportedLayerError: It does not.
+    """
+    source, shape = builder.source, graph.shapes[graph.output.name]
+    made = source.shape(source.input)[0] * shape.channels * shape.height * shape.width
+    wanted = int(np.prod(source.shape(source.output)))
+    if graph.output.name != result.name or made != wanted:
+        raise UnsupportedLayerError(
+            f"{source.output}: the result has {wanted} elements, but the graph ends with {made} "
+            f"of {graph.output.name} (expected the same ones)"
+        )
+
+
 def _logits(builder: Builder, real: Real, gain: Floats, offset: Floats) -> ir.Logits:
     """Whole units of the bias for the machine, and what they lack for the host."""
     stated = _stated(builder, real)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from qonnx_networks import assert_same
+from qonnx_compare import assert_same
 from released import calibration_images, checkpoint, save, trained
 
 from palquant.cli import main

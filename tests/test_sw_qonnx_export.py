@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from qonnx.core.modelwrapper import ModelWrapper
 from qonnx.core.onnx_exec import execute_onnx
 from qonnx.util.cleanup import cleanup_model
-from qonnx_networks import assert_same, differences
+from qonnx_compare import assert_same, differences
 
 from palquant.errors import OutputError, RangeError, UnsupportedLayerError
 from palquant.golden.config import NetworkConfig

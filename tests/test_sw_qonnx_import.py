@@ -6,6 +6,7 @@ import io
 import numpy as np
 import pytest
 import torch
+from qonnx_compare import assert_same, differences
 from qonnx_networks import (
     FIXED,
     FLOAT,
@@ -16,8 +17,6 @@ from qonnx_networks import (
     Plain,
     Residual,
     ResNet18,
-    assert_same,
-    differences,
     export_brevitas,
     images,
 )

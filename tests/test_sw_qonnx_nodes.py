@@ -4,7 +4,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from qonnx_networks import Onnx, differences
+from qonnx_compare import differences
+from qonnx_networks import Onnx
 
 from palquant.errors import UnsupportedLayerError
 from palquant.golden.reference import run

@@ -4,14 +4,19 @@ import dataclasses
 
 import numpy as np
 import pytest
-from qonnx_networks import Onnx, assert_same, differences
+from qonnx_compare import assert_same, differences
+from qonnx_networks import Onnx
 
+from palquant.errors import UnsupportedLayerError
 from palquant.golden.reference import predict, run
 from palquant.sw.graph import Graph, Logits, Quantize
 from palquant.sw.model import load_model, save_model
 from palquant.sw.normalize import to_codes
+from palquant.sw.qonnx_builder import Builder
 from palquant.sw.qonnx_export import export_qonnx
 from palquant.sw.qonnx_import import read_qonnx
+from palquant.sw.qonnx_kernels import Kernels
+from palquant.sw.qonnx_result import check_result
 
 F = np.float32
 #: Far from whole units of 1/4 * 1/2, and between them.
@@ -146,3 +151,28 @@ def test_what_the_result_does_not_need_is_left_out(tmp_path):
     made.node("Sigmoid", made.node("Conv", "codes", w, name="aside"), name="nowhere")
     made.last = "codes"
     assert imported(made, tmp_path).graph.output.name == "codes"
+
+
+def test_a_batch_is_no_part_of_the_result(tmp_path):
+    """A file of two images at once: all of its result is taken, and no half of it."""
+    made = convolved(Onnx((2, 4, 6, 6)))
+    made.node("Reshape", made.last, np.array([2, 64]), name="rows")
+    found = read_qonnx(made.save(tmp_path / "two.onnx"))
+    assert found.graph.output.name == "acc.logits"
+    made.node("Slice", "rows", np.array([0]), np.array([1]), np.array([0]), name="first")
+    with pytest.raises(UnsupportedLayerError, match=r"^first \(Slice\): ends the network with"):
+        read_qonnx(made.save(tmp_path / "one.onnx"))
+
+
+def test_the_graph_ends_with_the_result(tmp_path):
+    found = imported(convolved(Onnx()), tmp_path)
+    builder = Builder(found.source, Kernels(found.source))
+    check_result(builder, found.graph, found.result)
+    other = dataclasses.replace(found.result, name="acc")
+    text = "^acc: the result has 64 elements, but the graph ends with {} of {} .expected the same"
+    with pytest.raises(UnsupportedLayerError, match=text.format(64, "acc.logits")):
+        check_result(builder, found.graph, other)
+    nodes = list(found.graph)
+    nodes[1] = dataclasses.replace(nodes[1], stride=(2, 2))
+    with pytest.raises(UnsupportedLayerError, match=text.format(16, "acc.logits")):
+        check_result(builder, Graph(nodes), found.result)
