@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from palquant.errors import InputError
-from palquant.golden.distributed import total
+from palquant.golden.distributed import failing_together, total
 from palquant.golden.image_loader import Batch
 
 
@@ -28,19 +28,21 @@ def evaluate(
         ``{"top1": share, ...}``, shares 0..1, and the number of images that did not count.
 
     Raises:
-        InputError: There are no images that count.
+        InputError: There are no images that count, or one cannot be read here.
+        ToolError: One cannot be read in another process, which says why.
     """
     model.eval()
     counts = torch.zeros(len(ranks) + 2, dtype=torch.int64, device=device)
-    for batch in batches:
-        labels = batch.labels.to(device, non_blocking=True)
-        logits = model(batch.images.to(device, non_blocking=True))
-        valid = labels >= 0
-        found = []
-        for rank in ranks:
-            best = logits.argmax(1, keepdim=True) if rank == 1 else logits.topk(rank, 1).indices
-            found.append(((best == labels[:, None]).any(1) & valid).sum())
-        counts += torch.stack([*found, valid.sum(), (~valid).sum()])
+    with failing_together(device):  # eval mode exchanges nothing, and shares differ in length
+        for batch in batches:
+            labels = batch.labels.to(device, non_blocking=True)
+            logits = model(batch.images.to(device, non_blocking=True))
+            valid = labels >= 0
+            found = []
+            for rank in ranks:
+                best = logits.argmax(1, keepdim=True) if rank == 1 else logits.topk(rank, 1).indices
+                found.append(((best == labels[:, None]).any(1) & valid).sum())
+            counts += torch.stack([*found, valid.sum(), (~valid).sum()])
     *right, images, skipped = total(counts).tolist()
     if not images:
         raise InputError("none of the held-out images can be read")

@@ -122,14 +122,16 @@ class PeakObserver(nn.Module):
         """Take the real values ``x`` into account, if this is the time to.
 
         Raises:
-            ModelError: A value is NaN or infinite.
+            ModelError: A value is NaN or infinite, here or in another process.
         """
         if self.training or self.observing:
-            peak = x.detach().abs().max()
+            # Infinity for NaN, whose maximum over processes would depend on their order: so all
+            # of them find it in the same place, and none is left waiting in its next exchange.
+            peak = largest(x.detach().abs().max().nan_to_num(math.inf, math.inf))
             if not peak.isfinite():
                 raise ModelError(f"an activation that {type(self).__name__} reads is NaN or "
                                  "infinite")  # fmt: skip
-            self.peak.copy_(torch.maximum(self.peak * self.decay, largest(peak)))
+            self.peak.copy_(torch.maximum(self.peak * self.decay, peak))
 
     def observed(self) -> float:
         """The peak.

@@ -31,10 +31,12 @@ class ImageFiles:
     Parameters:
         paths: Files, ordered by class, then by name.
         labels: Their classes, int64, shape (N,).
+        sizes: Their sizes in bytes, -1 for a link that leads nowhere.
     """
 
     paths: list[str]
     labels: npt.NDArray[np.int64]
+    sizes: list[int]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -58,11 +60,14 @@ class ImageFolder:
 
     @cached_property
     def identity(self) -> str:
-        """A digest of classes and file names, wherever the folder lies."""
+        """A digest of classes, file names and file sizes, wherever the folder lies.
+
+        Contents are not read: of a large data set that would take longer than an epoch.
+        """
         digest = hashlib.sha256()
         for files in (self.training, self.held_out):
-            for path, label in zip(files.paths, files.labels, strict=True):
-                digest.update(f"{self.classes[label]}/{Path(path).name}\n".encode())
+            for path, label, size in zip(files.paths, files.labels, files.sizes, strict=True):
+                digest.update(f"{self.classes[label]}/{Path(path).name} {size}\n".encode())
             digest.update(b"\n")
         return digest.hexdigest()[:16]
 
@@ -129,17 +134,19 @@ def _list_images(folder: Path, classes: tuple[str, ...]) -> ImageFiles:
     """All image files of one part: links count, hidden files and what cannot hold data do not."""
     paths: list[str] = []
     labels: list[int] = []
+    sizes: list[int] = []
     for label, name in enumerate(classes):
         try:
             with os.scandir(folder / name) as entries:
-                files = sorted(entry.path for entry in entries if _is_image(entry))
+                files = sorted((entry.path, _size(entry)) for entry in entries if _is_image(entry))
         except OSError as error:
             raise InputError(f"{folder / name}: cannot list: {error.strerror}") from error
         if not files:
             raise InputError(f"{folder / name}: holds no images ({', '.join(ENDINGS)})")
-        paths += files
+        paths += [path for path, _ in files]
+        sizes += [size for _, size in files]
         labels += [label] * len(files)
-    return ImageFiles(paths, np.array(labels, dtype=np.int64))
+    return ImageFiles(paths, np.array(labels, dtype=np.int64), sizes)
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
@@ -150,6 +157,14 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
     if entry.name.startswith(".") or not entry.name.lower().endswith(ENDINGS):
         return False
     return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    """Bytes of the file that an entry is or leads to, -1 if there is none."""
+    try:
+        return entry.stat().st_size
+    except OSError:
+        return -1
 
 
 def read_image(path: str) -> Image.Image:

@@ -20,7 +20,7 @@ from palquant.files import make_folder, write_bytes
 from palquant.golden.config import TrainConfig
 from palquant.golden.data_source import Source, open_source
 from palquant.golden.distill import Teacher
-from palquant.golden.distributed import Process, join_processes
+from palquant.golden.distributed import Process, failing_together, join_processes
 from palquant.golden.export import export
 from palquant.golden.metrics import (
     EVENTS_FOLDER,
@@ -109,14 +109,15 @@ def train(
     auto = "cpu" if config.dataset == "digits" else "auto"
     device = auto if settings.device == "auto" else settings.device
     with use_threads(config.threads), join_processes(device) as process:
-        source = open_source(config, settings, process)
-        teacher = None
-        if settings.teacher is not None:
-            teacher = Teacher(settings.teacher, config, process.device)
-        run = TrainingRun(config, source, process, output / CHECKPOINT_FILE, teacher,
-                          skip=settings.bad_images == "skip")  # fmt: skip
-        if process.writes:  # not before: what is refused leaves no empty folder
-            make_folder(output)
+        with failing_together(process.device):
+            source = open_source(config, settings, process)
+            teacher = None
+            if settings.teacher is not None:
+                teacher = Teacher(settings.teacher, config, process.device)
+            run = TrainingRun(config, source, process, output / CHECKPOINT_FILE, teacher,
+                              skip=settings.bad_images == "skip")  # fmt: skip
+            if process.writes:  # not before: what is refused leaves no empty folder
+                make_folder(output)
         if resume:
             run.load()
         _run_epochs(run, output, settings, shown=progress and process.writes)
@@ -134,13 +135,14 @@ def _run_epochs(run: TrainingRun, output: Path, settings: RunSettings, *, shown:
     try:
         while run.epoch < config.epochs:
             entry = run.next_epoch(progress)
-            run.save()
-            if run.process.writes:
-                write_metrics(run.history, output / METRICS_FILE)
-            if events:
-                rates = {f"learning rate/{name}": optimizer.param_groups[0]["lr"]
-                         for name, optimizer in run.optimizers.items()}  # fmt: skip
-                events.write(entry, {"images per second": progress.rate, **rates})
+            with failing_together(run.process.device):
+                run.save()
+                if run.process.writes:
+                    write_metrics(run.history, output / METRICS_FILE)
+                if events:
+                    rates = {f"learning rate/{name}": optimizer.param_groups[0]["lr"]
+                             for name, optimizer in run.optimizers.items()}  # fmt: skip
+                    events.write(entry, {"images per second": progress.rate, **rates})
             progress.complete(entry)
     finally:
         progress.close()

@@ -91,6 +91,25 @@ def test_what_ends_one_process_ends_all():
     assert second == ["5", "6", "1", "2", "InputError: no third", "2.0"]
 
 
+def observe_in_the_second(process: Process) -> list[str]:
+    """Process 1 sees what is no activation; what each process meets, and what its peak is then."""
+    met = []
+    for value in (float("nan"), float("inf"), -float("inf"), 2.0):
+        observer = PeakObserver()
+        try:
+            observer.observe(torch.tensor([1.0, value if process.rank else 0.5]))
+        except PalquantError as error:
+            met.append(f"{type(error).__name__}: {error}")
+        met.append(str(float(observer.peak)))
+    return met
+
+
+def test_an_activation_that_is_no_number_ends_all_in_the_same_place():
+    first, second = in_processes(2, observe_in_the_second)
+    problem = "ModelError: an activation that PeakObserver reads is NaN or infinite"
+    assert first == second == [*3 * [problem, "0.0"], "2.0"]
+
+
 def test_two_processes_learn_what_one_does():
     both = in_processes(2, learn)
     alone = learn(Process(0, 1, torch.device("cpu")))

@@ -45,7 +45,7 @@ def test_hidden_names_and_what_is_no_file_do_not_count(root):
     assert len(open_image_folder(root).training) == len(before.training) + 1
 
 
-def test_identity_is_that_of_names_not_of_places(root, tmp_path):
+def test_identity_is_that_of_names_and_sizes_not_of_places(root, tmp_path):
     first = open_image_folder(root).identity
     shutil.copytree(root, tmp_path / "elsewhere")
     assert open_image_folder(tmp_path / "elsewhere").identity == first
@@ -53,6 +53,22 @@ def test_identity_is_that_of_names_not_of_places(root, tmp_path):
     second = open_image_folder(root).identity
     (root / "val/class1/009.png").rename(root / "val/class0/009.png")
     assert len({first, second, open_image_folder(root).identity}) == 3
+
+
+def test_identity_tells_other_contents_under_the_same_names(root):
+    first = open_image_folder(root).identity
+    image = root / "train/class0/001.png"
+    content = image.read_bytes()
+    image.write_bytes(content + b"\0")
+    assert open_image_folder(root).identity != first
+    image.write_bytes(content)
+    assert open_image_folder(root).identity == first
+    (root / "link.png").write_bytes(content)  # a link counts as what it leads to
+    image.unlink()
+    image.symlink_to(root / "link.png")
+    assert open_image_folder(root).identity == first
+    (root / "link.png").unlink()
+    assert open_image_folder(root).identity != first
 
 
 def remove(root, path):

@@ -3,25 +3,31 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from pictures import write_pictures
+from processes import in_processes
 
-from palquant.errors import ModelError
+from palquant.errors import ModelError, OutputError, PalquantError
 from palquant.golden.checkpoint import load_checkpoint
+from palquant.golden.data_source import open_source
 from palquant.golden.distill import ENTRIES
+from palquant.golden.distributed import broadcast, total
 from palquant.golden.image_folder import open_image_folder
 from palquant.golden.recipe import folder_config
 from palquant.golden.reference import predict, run
 from palquant.golden.settings import RunSettings
-from palquant.golden.train import train
+from palquant.golden.train import _run_epochs, train
+from palquant.golden.training_run import TrainingRun
 from palquant.sw.graph import Quantize
 from palquant.sw.model import load_model
 from palquant.sw.normalize import to_codes
@@ -171,6 +177,15 @@ def test_other_data_is_no_resuming(result, settings, tmp_path):
         train(CONFIG, result.model.parent, settings=other, resume=True, progress=False)
 
 
+def test_other_contents_under_the_same_names_are_no_resuming(result, settings, tmp_path):
+    data = write_pictures(tmp_path / "data")
+    one = data / "train/class1/002.png"
+    one.write_bytes(one.read_bytes() + bytes(7))
+    other = dataclasses.replace(settings, data=data)
+    with pytest.raises(ModelError, match=r"checkpoint\.pt: was trained with data \w{16}, not \w"):
+        train(CONFIG, result.model.parent, settings=other, resume=True, progress=False)
+
+
 def test_skipped_images_are_counted(settings, tmp_path, capsys):
     data = write_pictures(tmp_path / "data")
     (data / "train/class0/003.png").write_bytes(b"broken")
@@ -187,6 +202,40 @@ def test_skipped_images_are_counted(settings, tmp_path, capsys):
     ]  # fmt: skip
     (events,) = (tmp_path / "run" / "tensorboard").iterdir()
     assert events.stat().st_size > 100
+
+
+def meet_failures(process, data, output):
+    """What each process meets: a held-out image that one cannot read, a disk that is full."""
+    settings = RunSettings(data=data, workers=0)
+    run = TrainingRun(CONFIG, open_source(CONFIG, settings, process), process, output / "x.pt")
+
+    def full():
+        if process.writes:
+            raise OutputError("disk full")
+
+    met = []
+    broken = data / "val/class0/001.png"  # of process 1
+    for save in (run.save, full):
+        run.save = save
+        try:
+            _run_epochs(run, output, settings, shown=False)
+        except PalquantError as error:
+            met.append(f"{type(error).__name__}: {error}")
+        met.append(float(total(torch.tensor(1.0))))  # they still understand each other
+        if process.writes:
+            shutil.copy(data / "val/class0/000.png", broken)
+        broadcast(None)  # the file is there for both
+    return [*met, run.epoch]
+
+
+def test_what_ends_one_process_between_epochs_ends_all(tmp_path):
+    data = write_pictures(tmp_path / "data")
+    (data / "val/class0/001.png").write_bytes(b"broken")
+    first, second = in_processes(2, partial(meet_failures, data=data, output=tmp_path))
+    gone = "ToolError: another process of this training has ended; its own line says why"
+    assert first == [gone, 2.0, "OutputError: disk full", 2.0, 2]
+    assert second[0].startswith(f"InputError: {data}/val/class0/001.png: cannot read this image")
+    assert second[1:] == [2.0, gone, 2.0, 2]
 
 
 @pytest.mark.parametrize("architecture", ["resnet18", "resnet34", "resnet50", "vgg16"])
