@@ -9,6 +9,7 @@ arithmetic.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +25,17 @@ from palquant.golden.released_network import (
     ReleasedResNet,
     ReleasedShuffle,
 )
-from palquant.sw.graph import Graph, IntArray, Permute, Quantize
+from palquant.sw.graph import (
+    Add,
+    Affine,
+    Clamp,
+    Graph,
+    Input,
+    IntArray,
+    Kind,
+    Permute,
+    Quantize,
+)
 from palquant.sw.normalize import input_values
 
 Images = npt.NDArray[Any]
@@ -69,16 +80,34 @@ class Agreement:
         layers: In the order of the graph.
         images: Images compared.
         same_class: Images that both networks put into the same class.
+        residuals: Residuals that a requantization or an addition made.
+        saturated_residuals: Those at an end of their range.
+        classifier_codes: Codes that an 8-bit classifier reads.
+        saturated_codes: Those whose value was beyond the largest code.
     """
 
     layers: list[LayerAgreement] = field(default_factory=list)
     images: int = 0
     same_class: int = 0
+    residuals: int = 0
+    saturated_residuals: int = 0
+    classifier_codes: int = 0
+    saturated_codes: int = 0
 
     @property
     def top1_agreement(self) -> float:
         """Share of images that both networks put into the same class."""
         return self.same_class / self.images
+
+    @property
+    def residual_saturation(self) -> float:
+        """Share of residuals at an end of their range."""
+        return self.saturated_residuals / self.residuals
+
+    @property
+    def classifier_saturation(self) -> float | None:
+        """Share of an 8-bit classifier's codes that were cut off, None where there is none."""
+        return self.saturated_codes / self.classifier_codes if self.classifier_codes else None
 
     @property
     def largest_share(self) -> float:
@@ -114,9 +143,27 @@ def measure(released: ReleasedResNet, graph: Graph, images: Images) -> Agreement
             layer.codes += wanted.size
             layer.differing += int((fed.fresh(node.name) != wanted).sum())
             layer.differing_end_to_end += int((actual[node.name] != wanted).sum())
+        _count_saturated(graph, actual, found)
         found.images += len(batch)
         found.same_class += int((predict(graph, actual) == classes).sum())
     return found
+
+
+def _count_saturated(graph: Graph, actual: Mapping[str, IntArray], found: Agreement) -> None:
+    """Count what the ranges, which come from calibration images, cut off of other ones."""
+    scaled = {node.input for node in graph if isinstance(node, Clamp)}
+    for node in graph:
+        kind, values = graph.types[node.name], actual[node.name]
+        if isinstance(node, Clamp):
+            found.classifier_codes += values.size
+            found.saturated_codes += int((actual[node.input] + node.zero_point > kind.max).sum())
+        elif (
+            isinstance(node, Affine | Add | Input)
+            and kind.kind is Kind.RESIDUAL
+            and node.name not in scaled
+        ):
+            found.residuals += values.size
+            found.saturated_residuals += int(((values == kind.min) | (values == kind.max)).sum())
 
 
 def normalised(images: Images, graph: Graph) -> Tensor:

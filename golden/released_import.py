@@ -14,7 +14,7 @@ import torch
 from palquant.errors import ConfigurationError, InputError, ModelError, RangeError
 from palquant.golden.config import PHOTO_MEAN, PHOTO_STD
 from palquant.golden.export import export
-from palquant.golden.released_agreement import measure, split
+from palquant.golden.released_agreement import measure, normalised, split
 from palquant.golden.released_convert import (
     calibrate_converted,
     convert,
@@ -24,6 +24,7 @@ from palquant.golden.released_convert import (
 from palquant.golden.released_file import read_released
 from palquant.golden.released_options import BITS, STEMS
 from palquant.golden.released_report import report
+from palquant.golden.released_statistics import enough, measure_statistics
 from palquant.golden.released_structure import load_released
 from palquant.golden.verify import verify
 from palquant.sw.graph import Graph, HostEnds
@@ -45,6 +46,7 @@ def import_released(
     weight_bits: int = BITS["weight"],
     activation_bits: int = BITS["activation"],
     residual_bits: int = BITS["residual"],
+    comparison: Images | None = None,
     compared: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[Graph, dict[str, Any]]:
@@ -63,8 +65,9 @@ def import_released(
         weight_bits: Width of the weights between stem and classifier, which files do not tell.
         activation_bits: Width of the activations there.
         residual_bits: Width of the residual stream, 8 to 16.
-        compared: Calibration images that both networks are compared on, at least 1; all unless
-            given.
+        comparison: Images that both networks are compared on, as the calibration images are
+            given; these themselves unless given.
+        compared: How many of them, at least 1; all unless given.
         progress: Called with a line on what is being done.
 
     Returns:
@@ -89,7 +92,11 @@ def import_released(
         weight_bits=weight_bits, activation_bits=activation_bits,
     )  # fmt: skip
     channels = released.structure.channels
-    check_calibration(calibration, channels)
+    check_images(calibration, channels, "calibration images")
+    if comparison is None:
+        comparison = calibration
+    else:
+        check_images(comparison, channels, "images to compare on", calibration.shape[2])
     mean, std = _normalization(channels, mean, std)
     config = network_config(released, calibration.shape[2], mean, std, residual_bits)
     ends = host_ends(released, config) if stem == "host" else None
@@ -107,21 +114,35 @@ def import_released(
     verified = verify(network, graph, few)
     graph = Graph(graph.nodes, graph.metadata, ends)
     say("comparing with the float network")
-    agreement = measure(released, graph, calibration[:compared])
-    found = report(released, agreement, stem, residual_bits) | {"values_verified": verified}
+    agreement = measure(released, graph, comparison[:compared])
+    some = normalised(calibration[: enough(calibration.shape[2])], graph)
+    statistics = measure_statistics(released, some)
+    found = report(released, config, stem, agreement, statistics) | {"values_verified": verified}
     summary = {name: found[name] for name in ("stem", "largest_share", "top1_agreement", "images")}
     return replace(graph, metadata=graph.metadata | {"imported": summary}), found
 
 
-def check_calibration(images: Images, channels: int) -> None:
+def check_images(images: Images, channels: int, label: str, size: int | None = None) -> None:
     """Refuse images that no network of ``channels`` input channels can take.
+
+    Parameters:
+        images: The images.
+        channels: Input channels of the network.
+        label: What they are for, for messages.
+        size: Their height and width; any unless given.
 
     Raises:
         InputError: Wrong shape, element type or values; says which.
     """
-    label = "calibration images"
-    if images.ndim != 4 or images.shape[1] != channels or images.shape[2] != images.shape[3]:
-        raise InputError(f"{label} have shape {images.shape}, expected (N, {channels}, H, H)")
+    wanted = (channels, size, size) if size else (channels, "H", "H")
+    if (
+        images.ndim != 4
+        or images.shape[1] != channels
+        or images.shape[2] != images.shape[3]
+        or (size and images.shape[2] != size)
+    ):
+        raise InputError(f"{label} have shape {images.shape}, expected "
+                         f"(N, {', '.join(map(str, wanted))})")  # fmt: skip
     if not images.size:
         raise InputError(f"{label} have shape {images.shape}: there is none")
     if images.dtype not in (np.float32, np.uint8):
@@ -129,6 +150,10 @@ def check_calibration(images: Images, channels: int) -> None:
     finite = np.isfinite(images).all((1, 2, 3))
     if not finite.all():
         raise InputError(f"{label}: image {int(np.argmin(finite))} holds NaN or infinity")
+    low, high = images.min() + 0.0, images.max() + 0.0  # no -0
+    if images.dtype == np.float32 and (low < 0 or high > 1):
+        raise InputError(f"{label}: pixels from {low:g} to {high:g}, expected float32 pixels of 0 "
+                         "to 1 (the normalisation is applied here)")  # fmt: skip
 
 
 def _normalization(
@@ -137,7 +162,7 @@ def _normalization(
     """Mean and standard deviation as given, or those of ImageNet."""
     if (mean is None or std is None) and channels != len(PHOTO_MEAN):
         raise ConfigurationError(f"images of {channels} channels need a mean and a standard "
-                                 "deviation for each of them")  # fmt: skip
+                                 "deviation for each of them (--mean, --std)")  # fmt: skip
     return mean or PHOTO_MEAN, std or PHOTO_STD
 
 

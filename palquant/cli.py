@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import Field, fields
@@ -126,6 +127,17 @@ def positive(text: str) -> int:
     return value
 
 
+def numbers(text: str) -> tuple[float, ...]:
+    """Parse an option of numbers between commas."""
+    try:
+        found = tuple(map(float, text.split(",")))
+    except ValueError:
+        found = (math.nan,)
+    if not all(map(math.isfinite, found)):
+        raise argparse.ArgumentTypeError(f"must be numbers between commas, not {text}")
+    return found
+
+
 def _train_options(parser: argparse.ArgumentParser) -> None:
     output = _add_output(parser, "model, metrics, checkpoint, held-out images and labels")
     output.help = f"Folder{(output.help or '').removeprefix('folder')}."
@@ -244,6 +256,13 @@ def build_parser() -> argparse.ArgumentParser:
         "floats",
     )
     import_.add_argument(
+        "--compare",
+        type=file_path,
+        metavar="FILE.npy",
+        help="images to compare a released checkpoint's float and integer network on (default: the "
+        "calibration images)",
+    )
+    import_.add_argument(
         "--stem",
         choices=STEMS,
         help="who computes stem and classifier of a released checkpoint: the accelerator with 8 "
@@ -257,6 +276,14 @@ def build_parser() -> argparse.ArgumentParser:
         default = BITS[name]
         import_.add_argument(
             f"--{name}-bits", type=positive, metavar="N", help=f"{text} (default: {default})"
+        )
+    for name, text in (("mean", "mean"), ("std", "standard deviation")):
+        import_.add_argument(
+            f"--{name}",
+            type=numbers,
+            metavar="X,...",
+            help=f"{text} of a released checkpoint's images, of pixels of 0 to 1, a number for "
+            "each channel (default: ImageNet's)",
         )
     import_.add_argument("--quiet", action="store_true", help="show no progress")
     import_.add_argument(

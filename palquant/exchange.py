@@ -7,8 +7,6 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-import numpy.typing as npt
-
 from palquant.errors import InputError
 from palquant.files import check_writable
 from palquant.golden.released_options import BITS
@@ -20,6 +18,10 @@ Report = dict[str, Any]
 
 #: What a QONNX file's name ends with.
 QONNX_SUFFIX = ".onnx"
+#: Options that a QONNX file has no use for.
+RELEASED_OPTIONS = (
+    "arch", "groups", "compare", "stem", "mean", "std", *(f"{part}_bits" for part in BITS)
+)  # fmt: skip
 #: What a model file's name ends with.
 MODEL_SUFFIX = ".npz"
 
@@ -30,11 +32,10 @@ def import_model(options: Namespace) -> Report:
 
     _check_source(options.file)
     _check_output(options.output)
-    images = read_images(options.calibration) if options.calibration else None
     if options.file.suffix == QONNX_SUFFIX:
-        graph, report = _import_qonnx(options, images)
+        graph, report = _import_qonnx(options)
     else:
-        graph, report = _import_released(options, images)
+        graph, report = _import_released(options)
     save_model(graph, options.output)
     load_model(options.output)  # what is read back later is what was written now
     print(f"model      {options.output}, {count(len(graph.nodes), 'node')}")
@@ -72,13 +73,14 @@ def _check_output(path: Path) -> None:
     check_writable(path)
 
 
-def _import_qonnx(options: Namespace, images: npt.NDArray[Any] | None) -> tuple[Any, Report]:
+def _import_qonnx(options: Namespace) -> tuple[Any, Report]:
     from palquant.sw.qonnx_import import read_qonnx
 
-    for name in ("arch", "groups", "stem", *(f"{part}_bits" for part in BITS)):
+    for name in RELEASED_OPTIONS:
         if getattr(options, name) is not None:
             raise InputError(f"{options.file}: a QONNX file; --{name.replace('_', '-')} is for "
                              "released checkpoints")  # fmt: skip
+    images = read_images(options.calibration) if options.calibration else None
     imported = read_qonnx(options.file, images)
     found = imported.findings
     for title, entries in (
@@ -97,9 +99,9 @@ def _import_qonnx(options: Namespace, images: npt.NDArray[Any] | None) -> tuple[
     }
 
 
-def _import_released(options: Namespace, images: npt.NDArray[Any] | None) -> tuple[Any, Report]:
+def _import_released(options: Namespace) -> tuple[Any, Report]:
     from palquant.golden.released_import import import_released
-    from palquant.golden.released_report import report_lines, report_rows
+    from palquant.golden.released_report import report_lines, report_rows, statistics_warning
 
     missing = [
         f"--{name}" for name in ("arch", "groups", "calibration") if getattr(options, name) is None
@@ -109,8 +111,8 @@ def _import_released(options: Namespace, images: npt.NDArray[Any] | None) -> tup
             f"{options.file}: a released checkpoint needs {', '.join(missing)} "
             f"(QONNX files end with {QONNX_SUFFIX})"
         )
-    assert images is not None
-
+    images = read_images(options.calibration, note_floats=False)
+    others = read_images(options.compare, note_floats=False) if options.compare else None
     given = {name: getattr(options, f"{name}_bits") for name in BITS}
     bits = {name: given[name] or default for name, default in BITS.items()}
 
@@ -124,6 +126,9 @@ def _import_released(options: Namespace, images: npt.NDArray[Any] | None) -> tup
         options.groups,
         images,
         stem=options.stem or "accelerator",
+        mean=options.mean,
+        std=options.std,
+        comparison=others,
         progress=say,
         weight_bits=bits["weight"],
         activation_bits=bits["activation"],
@@ -136,14 +141,16 @@ def _import_released(options: Namespace, images: npt.NDArray[Any] | None) -> tup
              f"{' and '.join(f'{name}s' for name in assumed)} "
              f"({', '.join(f'--{name}-bits' for name in assumed)})")  # fmt: skip
     print(table(*report_rows(report)))
-    for line in report_lines(report):
+    for line in report_lines(report, str(options.compare or "the calibration images")):
         print(line)
     if not report["within_limit"]:
         note(
             f"{options.file}: {report['largest_share']:.1e} of a layer's codes differ from the "
-            f"float network's, expected less than {report['limit']:g}; is W{bits['weight']}"
-            f"A{bits['activation']} what it was trained with?"
+            f"float network's, expected less than {report['limit']:g}"
         )
+    warning = statistics_warning(report)
+    if warning is not None:
+        note(f"{options.file}: {warning}")
     return graph, {"format": "released", **report}
 
 

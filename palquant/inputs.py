@@ -48,11 +48,18 @@ def read_array(path: Path, label: str) -> npt.NDArray[Any]:
     raise InputError(f"{path}: is no NumPy array file (.npy)")
 
 
-def read_images(path: Path, limit: int | None = None) -> npt.NDArray[Any]:
+def read_images(
+    path: Path, limit: int | None = None, *, note_floats: bool = True
+) -> npt.NDArray[Any]:
     """The images of a file, or the first ``limit`` of them.
 
     What is likely a mistake is noted on standard error: a limit beyond the file's end, and pixels
     of an unexpected scale.
+
+    Parameters:
+        path: NumPy array file.
+        limit: Largest number of images, or None for all.
+        note_floats: Whether float32 pixels beyond 0 to 1 are noted; not if they are refused later.
 
     Raises:
         InputError: Missing, no array file, or without an image.
@@ -60,7 +67,8 @@ def read_images(path: Path, limit: int | None = None) -> npt.NDArray[Any]:
     images = read_array(path, "images")
     if not images.ndim or not len(images):
         raise InputError(f"{path}: holds no image, expected shape (N, C, H, W)")
-    _check_scale(path, images)
+    if note_floats or images.dtype != np.float32:
+        _check_scale(path, images)
     if limit is not None and limit > len(images):
         note(f"--images {limit}, but {path} holds {count(len(images), 'image')}")
     return images if limit is None else images[:limit]

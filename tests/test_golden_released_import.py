@@ -15,7 +15,7 @@ from palquant.hw.config import PRESETS
 from palquant.sim.run import run_emulator, run_rtl
 from palquant.sim.scoreboard import compare_outputs, require_equal
 from palquant.sw.compile import compile_graph
-from palquant.sw.graph import Clamp, Convolution, Kind
+from palquant.sw.graph import Add, Affine, Clamp, Convolution, Kind
 from palquant.sw.image import load_image, save_image
 from palquant.sw.model import load_model, save_model
 from palquant.sw.normalize import input_values
@@ -144,10 +144,47 @@ def test_the_report_reads_as_a_table(imported):
     assert {len(row) for row in rows} == {len(headings)}
     assert [row[0] for row in rows] == [layer["layer"] for layer in report["layers"]]
     assert rows[0][-1] == "8-bit stem"
-    text = "\n".join(report_lines(report))
+    text = "\n".join(report_lines(report, "these images"))
+    assert "compared on these images, 32 of them" in text
     assert "below 0.001" in text
     assert f"{report['top1_agreement']:.1%} of 32 images" in text
-    assert "NOT below" in report_lines(report | {"within_limit": False})[0]
+    assert "of the classifier's codes" in text
+    assert "normalised by mean 0.485,0.456,0.406 and standard deviation 0.229,0.224,0.225" in text
+    assert f"deviations off ({report['statistics']['largest']['layer']})" in text
+    assert "NOT below" not in text
+    assert "NOT below" in "\n".join(report_lines(report | {"within_limit": False}, ""))
+    host = report | {"classifier_saturation": None}
+    assert "classifier's codes" not in "\n".join(report_lines(host, ""))
+
+
+def test_other_images_can_be_compared_on(tmp_path):
+    """Ranges are the calibration images' all the same, and what they cut off is counted."""
+    path = save(state_of(trained()), tmp_path / "bare.pth")
+    images = calibration_images()
+    grey, others = np.full_like(images[:8], 0.45), images[8:]
+    (same, _), (graph, report) = (
+        import_released(path, "resnet18", 2, grey, comparison=comparison)
+        for comparison in (None, others)
+    )
+    assert same.metadata["steps"] == graph.metadata["steps"]
+    assert report["images"] == len(others)
+    values = run(graph, input_values(others, graph))
+    with torch.no_grad():
+        wanted = trained()(normalised(others)).argmax(1).numpy()
+    assert report["top1_agreement"] == float((predict(graph, values) == wanted).mean())
+    (clamp,) = (node for node in graph if isinstance(node, Clamp))
+    assert report["classifier_saturation"] == float((values[clamp.input] > 255).mean())
+    made = [
+        node.name
+        for node in graph
+        if isinstance(node, Add | Affine)
+        and graph.types[node.name].kind is Kind.RESIDUAL
+        and node.name != clamp.input
+    ]
+    ends = np.concatenate([np.isin(values[name], (-32768, 32767)).ravel() for name in made])
+    assert report["residual_saturation"] == float(ends.mean()) > 0
+    with pytest.raises(InputError, match=r"^images to compare on have .* \(N, 3, 32, 32\)$"):
+        import_released(path, "resnet18", 2, images, comparison=images[:, :, :16, :16])
 
 
 def test_fewer_bits_of_residual_are_further_away(tmp_path):
@@ -196,6 +233,9 @@ def test_other_widths_of_codes(tmp_path):
                                     mean=(0.4, 0.4, 0.4), std=(0.3, 0.3, 0.3))  # fmt: skip
     assert report["within_limit"]
     assert graph.input.normalization.mean == (0.4, 0.4, 0.4)
+    assert report["mean"] == [0.4, 0.4, 0.4]
+    assert report["std"] == [0.3, 0.3, 0.3]
+    assert (report["weight_bits"], report["activation_bits"]) == (3, 4)
     assert graph.metadata["weight_bits"] == 3
     assert graph["stage1.0.conv1.quantize"].bits == 4
     values = run(graph, input_values(images[:1], graph))
@@ -212,6 +252,8 @@ def test_other_widths_of_codes(tmp_path):
         (np.zeros((0, 3, 32, 32), np.float32), "there is none"),
         (np.zeros((4, 3, 32, 32)), "are float64, expected float32 or uint8"),
         (np.full((4, 3, 32, 32), np.nan, np.float32), "image 0 holds NaN or infinity"),
+        (np.full((4, 3, 32, 32), 1.5, np.float32), "pixels from 1.5 to 1.5, expected float32 pix"),
+        (np.full((4, 3, 32, 32), -0.5, np.float32), "pixels from -0.5 to -0.5, expected float32"),
     ],
 )
 def test_refuses_images_that_do_not_fit(tmp_path, images, message):
