@@ -16,7 +16,8 @@ from onnx import NodeProto
 
 from palquant.sw import graph as ir
 from palquant.sw.qonnx_builder import Builder
-from palquant.sw.qonnx_codes import make_codes, move_residual
+from palquant.sw.qonnx_codes import make_codes
+from palquant.sw.qonnx_pools import move_residual
 from palquant.sw.qonnx_quantizers import Grid
 from palquant.sw.qonnx_source import refuse
 from palquant.sw.qonnx_staircase import Ints

@@ -23,9 +23,10 @@ from palquant.sw.qonnx_additions import add_tensors, average_reals, fixed_point
 from palquant.sw.qonnx_arrange import ARRANGEMENTS, arrange
 from palquant.sw.qonnx_builder import Builder, Findings
 from palquant.sw.qonnx_chains import ELEMENTWISE, append, append_to_image, round_integers
-from palquant.sw.qonnx_codes import make_codes, move_residual
+from palquant.sw.qonnx_codes import make_codes
 from palquant.sw.qonnx_inputs import read_input
 from palquant.sw.qonnx_kernels import Kernels
+from palquant.sw.qonnx_pools import move_residual
 from palquant.sw.qonnx_products import convolution, product
 from palquant.sw.qonnx_result import Result, check_result, finish, is_reshape
 from palquant.sw.qonnx_source import METADATA, QUANTIZERS, Source, attributes, label, load, refuse

@@ -19,7 +19,8 @@ from palquant.sw import graph as ir
 from palquant.sw.qonnx_arrange import ARRANGEMENTS
 from palquant.sw.qonnx_builder import RESIDUAL_BITS, RESIDUAL_LIMIT, Builder
 from palquant.sw.qonnx_chains import line
-from palquant.sw.qonnx_codes import exact_residual, move_residual
+from palquant.sw.qonnx_codes import exact_residual
+from palquant.sw.qonnx_pools import move_residual
 from palquant.sw.qonnx_source import QUANTIZERS, Source
 from palquant.sw.qonnx_staircase import from_line
 from palquant.sw.qonnx_values import Base, Elementwise, Real
