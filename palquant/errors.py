@@ -80,7 +80,7 @@ class MismatchError(PalquantError, AssertionError):
 
 def first_line(error: Exception) -> str:
     """What another library's exception says, in one line; its class where it says nothing."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return next(iter(str(error).strip().splitlines()), "").rstrip() or type(error).__name__
 
 
 def in_words(error: Exception) -> str:
