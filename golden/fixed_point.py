@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -105,6 +106,7 @@ class PeakObserver(nn.Module):
     """Keeps the largest magnitude seen, slowly forgetting.
 
     Observes while training, or while :attr:`observing` is set (calibration of a trained network).
+    A GPU is waited for once for each new peak, not for each use of it.
     """
 
     #: What is left of an old peak after one more batch.
@@ -116,6 +118,19 @@ class PeakObserver(nn.Module):
         super().__init__()
         self.register_buffer("peak", torch.tensor(0.0))
         self.observing = False
+        # The buffer that was read, its version then, and what it held.
+        self._read: tuple[Tensor, int, float] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes over: not what was read, for versions of a copy count anew."""
+        return {**self.__dict__, "_read": None}
+
+    def _value(self) -> float:
+        """The peak, read again if the buffer is another one or was written to since."""
+        read, peak = self._read, self.peak
+        if read is None or read[0] is not peak or read[1] != peak._version:
+            read = self._read = (peak, peak._version, float(peak))
+        return read[2]
 
     @torch.no_grad()
     def observe(self, x: Tensor) -> None:
@@ -127,11 +142,14 @@ class PeakObserver(nn.Module):
         if self.training or self.observing:
             # Infinity for NaN, whose maximum over processes would depend on their order: so all
             # of them find it in the same place, and none is left waiting in its next exchange.
-            peak = largest(x.detach().abs().max().nan_to_num(math.inf, math.inf))
-            if not peak.isfinite():
+            largest_now = largest(x.detach().abs().max().nan_to_num(math.inf, math.inf))
+            peak = torch.maximum(self.peak * self.decay, largest_now).to(self.peak.dtype)
+            value = float(peak)
+            if not math.isfinite(value):
                 raise ModelError(f"an activation that {type(self).__name__} reads is NaN or "
                                  "infinite")  # fmt: skip
-            self.peak.copy_(torch.maximum(self.peak * self.decay, peak))
+            self.peak.copy_(peak)
+            self._read = (self.peak, self.peak._version, value)
 
     def observed(self) -> float:
         """The peak.
@@ -139,7 +157,7 @@ class PeakObserver(nn.Module):
         Raises:
             ModelError: Nothing was observed yet.
         """
-        peak = float(self.peak)
+        peak = self._value()
         if not peak > 0:
             raise ModelError(f"{type(self).__name__} has no range (peak {peak}): train or "
                              "calibrate the network first")  # fmt: skip

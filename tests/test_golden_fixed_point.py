@@ -1,9 +1,12 @@
 """Requantization and the residual stream, against plain integers and real lines."""
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from palquant.errors import ConfigurationError, ModelError, RangeError
 from palquant.golden.fixed_point import (
@@ -128,6 +131,60 @@ def test_observer_forgets_slowly_and_only_looks_when_it_may():
     assert observer.observed() == 9
     with pytest.raises(ModelError, match=r"^an activation that PeakObserver reads is NaN or inf"):
         observer.observe(torch.tensor([1.0, math.nan]))
+
+
+class Conversions(TorchDispatchMode):
+    """Counts tensors that become Python numbers, each of which would wait for a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*arguments, **(keywords or {}))
+
+
+def test_a_peak_is_read_once():
+    stream, x = ResidualStream(16), torch.linspace(-3, 5, 64)
+    with Conversions() as conversions:
+        for _ in range(3):
+            stream.observe(x)
+            stream.saturate(stream.round(x))
+    assert conversions.count == 3
+    with Conversions() as conversions:
+        stream.eval()
+        stream.saturate(stream.round(x))
+    assert conversions.count == 0
+
+
+def test_a_peak_that_was_written_is_read_again():
+    stream = ResidualStream(16)
+    stream.observe(torch.tensor([5.0]))
+    assert stream.observed() == 5
+    stream.peak.fill_(3.0)
+    assert stream.observed() == 3
+    stream.peak.mul_(0.5)
+    assert stream.observed() == 1.5
+    stream.load_state_dict({"peak": torch.tensor(7.0)})
+    assert stream.observed() == 7
+    stream.peak = torch.tensor(9.0)
+    assert stream.observed() == 9
+    assert stream.double().observed() == 9
+    # Each of the copies goes on alone, through as many writes as the original had seen.
+    for copied in (copy.deepcopy(stream), pickle.loads(pickle.dumps(stream))):
+        for value in range(1, 12):
+            copied.peak.fill_(value)
+            assert copied.observed() == value
+            copied.peak.fill_(value + 0.5)
+        assert stream.observed() == 9
+
+
+def test_an_activation_that_is_no_number_leaves_the_peak_as_it_was():
+    observer = PeakObserver()
+    observer.observe(torch.tensor([2.0]))
+    for value in (math.nan, math.inf, -math.inf):
+        with pytest.raises(ModelError, match=r"is NaN or infinite$"):
+            observer.observe(torch.tensor([1.0, value]))
+        assert observer.observed() == 2
 
 
 @pytest.mark.parametrize("bits", [8, 11, 16])
