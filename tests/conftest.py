@@ -1,6 +1,7 @@
 """Settings of the whole suite."""
 
 import os
+import signal
 
 from hypothesis import settings
 
@@ -11,3 +12,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("ci", derandomize=True, print_blob=True)
 settings.register_profile("default", print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+# A shell starts what it runs in the background with interrupts ignored, and programs started from
+# there inherit it: the tests of Ctrl-C need the usual answer, here and in what they start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
