@@ -7,26 +7,24 @@ itself (stages, shuffles, identity paths) is that of the network, not a copy of 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from palquant.errors import ModelError
 from palquant.golden.config import TrainConfig
 from palquant.golden.convolution import ParallelConvolution, WideConvolution
 from palquant.golden.data_source import open_source
 from palquant.golden.distributed import join_processes
-from palquant.golden.evaluate import evaluate
 from palquant.golden.fixed_point import ResidualStream
 from palquant.golden.improvements import build_network
 from palquant.golden.layers import BatchNormAffine, CodeQuantizer, Logits, ResidualAdd, SumPool
+from palquant.golden.metrics import Progress
 from palquant.golden.quantize import InputQuantizer
 from palquant.golden.settings import RunSettings
 from palquant.golden.train import use_threads
+from palquant.golden.training_run import TrainingRun
 
 
 class Normalization(nn.Module):
@@ -136,19 +134,8 @@ def train_floating_point(config: TrainConfig) -> float:
         source = open_source(config, RunSettings(), process)
         model = build_network(config)
         to_floating_point(model)
-        optimizer = torch.optim.SGD(model.parameters(), config.learning_rate, config.momentum,
-                                    weight_decay=config.weight_decay)  # fmt: skip
-        for epoch in range(config.epochs):
-            model.train()
-            for index, batch in enumerate(source.training(epoch)):
-                done = (epoch + index / source.steps) / config.epochs
-                for group in optimizer.param_groups:
-                    group["lr"] = config.learning_rate * (1 + math.cos(math.pi * done)) / 2
-                loss = F.cross_entropy(model(batch.images), batch.labels)
-                if not loss.isfinite():
-                    raise ModelError(f"epoch {epoch + 1}: the loss is NaN or infinite; try a "
-                                     "smaller learning rate")  # fmt: skip
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-        return evaluate(model, source.held_out(), process.device)[0]["top1"]
+        run = TrainingRun(config, source, process, model=model)
+        progress = Progress(config.name, config.epochs, 0, 0, shown=False)
+        while run.epoch < config.epochs:
+            run.next_epoch(progress)
+        return run.history[-1]["top1"]

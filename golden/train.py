@@ -173,7 +173,7 @@ def _finish(run: TrainingRun, source: Source, process: Process, output: Path) ->
         write_metrics(run.history, output / METRICS_FILE)
     return TrainResult(
         model, graph, top1, run.history,
-        output / MODEL_FILE, output / METRICS_FILE, run.checkpoint,
+        output / MODEL_FILE, output / METRICS_FILE, output / CHECKPOINT_FILE,
         output / IMAGES_FILE, output / LABELS_FILE, process.writes,
     )  # fmt: skip
 

@@ -39,9 +39,10 @@ class TrainingRun:
         config: The training.
         source: Its data.
         process: This process.
-        checkpoint: File that keeps the state.
+        checkpoint: File that keeps the state; None for a training that is not kept.
         teacher: Network to learn from, or None.
         skip: Whether image files are skipped that cannot be read; their number is then told.
+        model: Network to train in place of the one that the configuration says.
 
     Attributes:
         model: The network.
@@ -54,10 +55,11 @@ class TrainingRun:
         config: TrainConfig,
         source: Source,
         process: Process,
-        checkpoint: Path,
+        checkpoint: Path | None = None,
         teacher: Teacher | None = None,
         *,
         skip: bool = False,
+        model: nn.Module | None = None,
     ) -> None:
         self.config = config
         self.source = source
@@ -65,13 +67,16 @@ class TrainingRun:
         self.checkpoint = checkpoint
         self.teacher = teacher
         self.skip = skip
-        self.model = build_network(config).to(process.device)
+        self.model = (build_network(config) if model is None else model).to(process.device)
         weights, quantizers = split_parameters(self.model)
         self.optimizers: dict[str, Optimizer] = {
             "sgd": SGD(weights, config.learning_rate, config.momentum,
-                       weight_decay=config.weight_decay),
-            "adam": Adam(quantizers, config.quantizer_learning_rate),
+                       weight_decay=config.weight_decay)
         }  # fmt: skip
+        self._rates = {"sgd": config.learning_rate}
+        if quantizers:  # none in floating point
+            self.optimizers["adam"] = Adam(quantizers, config.quantizer_learning_rate)
+            self._rates["adam"] = config.quantizer_learning_rate
         self.precision = choose_precision(config.amp, process.device)
         self.scaler = make_scaler(self.precision, process.device)
         self.epoch = 0
@@ -153,10 +158,9 @@ class TrainingRun:
     def _set_learning_rates(self, progress: float) -> None:
         """Half a cosine from 1 to 0 while ``progress`` goes from 0 to 1."""
         factor = (1 + math.cos(math.pi * progress)) / 2
-        rates = (self.config.learning_rate, self.config.quantizer_learning_rate)
-        for optimizer, rate in zip(self.optimizers.values(), rates, strict=True):
+        for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
-                group["lr"] = rate * factor
+                group["lr"] = self._rates[name] * factor
 
     def _identity(self) -> dict[str, Any]:
         """What the result depends on, as the checkpoint keeps it."""
@@ -165,7 +169,7 @@ class TrainingRun:
 
     def save(self) -> None:
         """Write the checkpoint, if this is the process that writes."""
-        if not self.process.writes:
+        if self.checkpoint is None or not self.process.writes:
             return
         content: dict[str, Any] = {
             "config": self._identity(),
@@ -190,7 +194,7 @@ class TrainingRun:
         """
         content: dict[str, Any] | None = None
         with failing_together(self.process.device):
-            if self.process.writes and self.checkpoint.exists():
+            if self.checkpoint is not None and self.process.writes and self.checkpoint.exists():
                 try:
                     content = load_checkpoint(self.checkpoint, *ENTRIES)
                 except ModelError as error:
