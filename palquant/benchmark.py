@@ -130,7 +130,7 @@ def measure(case: Case, compiled: Compiled, *, replay: int | None = None) -> Mea
     Parameters:
         case: The network.
         compiled: Its program for some machine.
-        replay: Time that many cycles again, with the driver and without.
+        replay: By turns of so many cycles, also time a bare loop over the same model.
     """
     image = compiled.image
     simulator = Simulator(image.geometry)

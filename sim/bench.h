@@ -8,6 +8,7 @@
 #include "lite.h"
 #include "memory.h"
 #include "options.h"
+#include "ports.h"
 #include "profile.h"
 #include "replay.h"
 #include "verilated.h"
@@ -21,17 +22,15 @@ constexpr unsigned kResetCycles = 8;
 constexpr unsigned kResetLatency = 2;  // cycles until the reset shows at the outputs
 constexpr uint64_t kTimePerCycle = 10;  // waveform time units
 
-/// Ports that a design may lack (transaction identifiers, profile outputs) are left alone.
+/// Ports that a design may lack (profile outputs) are left alone.
 #define PALQUANT_GET(target, port) \
     if constexpr (requires { top_->port; }) target = top_->port
-#define PALQUANT_SET(top, port, value) \
-    if constexpr (requires { top.port; }) top.port = value
 
 template <class Top>
 class Bench {
   public:
-    explicit Bench(const Options& options, Recording* recording = nullptr)
-        : options_(options), memory_(config(options)), recorder_(recording) {
+    explicit Bench(const Options& options, Replay<Top>* replay = nullptr)
+        : options_(options), memory_(config(options)), replay_(replay) {
         prepare(context_, options);
         context_.traceEverOn(VM_TRACE);
         top_ = std::make_unique<Top>(&context_);
@@ -103,35 +102,8 @@ class Bench {
     }
     void record(bool enable) { recording_ = enable; }
 
-    /// What a recording of this bench ends with.
-    Outputs outputs() const { return outputs(*top_); }
-    /// Plays a recording into a fresh model; returns the seconds from its doorbell on.
-    static double replay(const Options& options, const Recording& recording) {
-        VerilatedContext context;
-        prepare(context, options);
-        const auto top = std::make_unique<Top>(&context);
-        const auto apply = [&](const Inputs& inputs) {
-            top->rst = inputs.reset;
-            drive(*top, inputs.memory, inputs.lite);
-        };
-        apply(recording.inputs.front());
-        top->clk = 0;
-        top->eval();
-        auto began = std::chrono::steady_clock::now();
-        for (size_t i = 0; i + 1 < recording.inputs.size(); ++i) {
-            if (i == recording.doorbell) began = std::chrono::steady_clock::now();
-            top->clk = 1;
-            top->eval();
-            apply(recording.inputs[i + 1]);
-            top->clk = 0;
-            top->eval();
-        }
-        const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - began;
-        const bool same = outputs(*top) == recording.end;
-        top->final();
-        if (!same) throw std::runtime_error("the replay went another way than the recording");
-        return taken.count();
-    }
+    /// What the machine shows now.
+    Outputs outputs() const { return outputs_of(*top_); }
 
   private:
     static AxiMemory::Config config(const Options& options) {
@@ -141,26 +113,11 @@ class Bench {
         return config;
     }
 
-    static void prepare(VerilatedContext& context, const Options& options) {
-        // Every register and memory starts with a random value; only reset may make it known.
-        context.randReset(2);
-        context.randSeed(static_cast<int>(options.memory.seed % 0x7fffffff) + 1);
-    }
-
-    static Outputs outputs(const Top& top) {
-        Outputs outputs;
-        outputs.read_address = top.m_axi_araddr;
-        outputs.write_address = top.m_axi_awaddr;
-        if constexpr (requires { top.trace_layer; }) outputs.layer = top.trace_layer;
-        if constexpr (requires { top.trace_activity; }) outputs.activity = top.trace_activity;
-        return outputs;
-    }
-
     /// A rising edge: what both sides drove before it decides, then both change together.
     template <class Models>
     void edge(Models models) {
-        if (recorder_) [[unlikely]]
-            recorder_->inputs.push_back({memory_.signals(), lite_.signals(), bool(top_->rst)});
+        if (replay_) [[unlikely]]
+            replay_->add({memory_.signals(), lite_.signals(), bool(top_->rst)});
         sample();
         top_->clk = 1;
         top_->eval();
@@ -214,32 +171,6 @@ class Bench {
         subordinate_.rdata = top.s_axil_rdata;
     }
 
-    static void drive(
-        Top& top, const MemorySignals& memory, const LiteMaster::Master& lite) {
-        top.m_axi_arready = memory.arready;
-        top.m_axi_awready = memory.awready;
-        top.m_axi_wready = memory.wready;
-        top.m_axi_rvalid = memory.rvalid;
-        if (memory.rvalid) {
-            top.m_axi_rlast = memory.rlast;
-            top.m_axi_rresp = memory.rresp;
-            PALQUANT_SET(top, m_axi_rid, memory.rid);
-            std::memcpy(&top.m_axi_rdata, memory.rdata.data(), sizeof top.m_axi_rdata);
-        }
-        top.m_axi_bvalid = memory.bvalid;
-        top.m_axi_bresp = memory.bresp;
-        PALQUANT_SET(top, m_axi_bid, memory.bid);
-        top.s_axil_awvalid = lite.awvalid;
-        top.s_axil_awaddr = lite.awaddr;
-        top.s_axil_wvalid = lite.wvalid;
-        top.s_axil_wdata = lite.wdata;
-        top.s_axil_wstrb = 0xf;
-        top.s_axil_bready = lite.bready;
-        top.s_axil_arvalid = lite.arvalid;
-        top.s_axil_araddr = lite.araddr;
-        top.s_axil_rready = lite.rready;
-    }
-
 #if VM_TRACE
     void dump(uint64_t phase) {
         if (recording_ && waves_.isOpen()) waves_.dump(cycles_ * kTimePerCycle + phase);
@@ -255,10 +186,9 @@ class Bench {
     LiteMaster::Subordinate subordinate_;
     uint64_t cycles_ = 0;
     bool recording_ = true;
-    Recording* recorder_;
+    Replay<Top>* replay_;
 };
 
 #undef PALQUANT_GET
-#undef PALQUANT_SET
 
 }  // namespace palquant

@@ -31,7 +31,7 @@ TOP = "palquant"
 
 _SOURCES = Path(__file__).parent
 _DRIVER_SOURCES = ("driver.cpp", "options.cpp", "memory.cpp")
-_DRIVER_HEADERS = ("bench.h", "lite.h", "memory.h", "options.h", "profile.h", "replay.h")
+_DRIVER_HEADERS = ("bench.h", "lite.h", "memory.h", "options.h", "ports.h", "profile.h", "replay.h")
 
 #: File in a build's folder that says how many seconds the build took.
 _SECONDS = "seconds"

@@ -36,8 +36,8 @@ struct Run {
 
 class Driver {
   public:
-    explicit Driver(const Options& options, Recording* recording = nullptr)
-        : options_(options), bench_(options, recording), recording_(recording) {
+    explicit Driver(const Options& options)
+        : options_(options), replay_(follower(options)), bench_(options, replay_.get()) {
         if (!options.timeline.empty()) timeline_ = std::make_unique<Timeline>(options.timeline);
         bench_.record(options.waves_from == 0);
         bench_.reset();
@@ -56,13 +56,7 @@ class Driver {
         }
     }
 
-    /// Wall time of all runs.
-    double seconds() const { return seconds_; }
-    /// What the machine shows now.
-    Outputs outputs() const { return bench_.outputs(); }
-
-    void report(std::ostream& out, Status status, const std::string& error,
-                const ReplayTimes& replay) {
+    void report(std::ostream& out, Status status, const std::string& error) {
         out << "{\"status\": " << status << ", \"error\": \"" << escape(error) << "\",\n\"runs\": [";
         for (size_t i = 0; i < runs_.size(); ++i) report_run(out << (i ? ",\n" : "\n"), runs_[i]);
         out << "],\n\"reads\": [";
@@ -74,9 +68,8 @@ class Driver {
             << ", \"write_bursts\": " << traffic.write_bursts
             << ", \"write_beats\": " << traffic.write_beats
             << ", \"error_responses\": " << traffic.error_responses << "},\n"
-            << "\"replay\": {\"cycles\": " << replay.cycles << ", \"driver_seconds\": "
-            << replay.driver << ", \"bare_seconds\": " << replay.bare << "},\n"
-            << "\"cycles\": " << bench_.cycles() << ", \"seconds\": " << seconds_ << "}\n";
+            << "\"cycles\": " << bench_.cycles() << ", \"seconds\": " << seconds_
+            << ", \"bare_seconds\": " << bare_seconds_ << "}\n";
     }
 
     /// Where the machine is, to be appended to the text of an error.
@@ -93,6 +86,11 @@ class Driver {
     }
 
   private:
+    static std::unique_ptr<Replay<Vpalquant>> follower(const Options& options) {
+        return options.replay ? std::make_unique<Replay<Vpalquant>>(options, options.replay)
+                              : nullptr;
+    }
+
     static std::string escape(const std::string& text) {
         std::string result;
         for (const char c : text) {
@@ -175,11 +173,12 @@ class Driver {
             if (i == kRegisterTimeout) answered(step);
         Run& run = runs_.emplace_back();
         run.start = bench_.cycles();
-        if (recording_ && !recording_->doorbell) recording_->doorbell = run.start;
+        if (replay_) replay_->follow(bench_.outputs());  // up to the doorbell
         const auto began = std::chrono::steady_clock::now();
+        const double bare = bare_seconds_;
         const auto close = [&] {
             const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - began;
-            seconds_ += taken.count();
+            seconds_ += taken.count() - (bare_seconds_ - bare);
             if (timeline_) timeline_->finish(run.cycles);
         };
         try {
@@ -189,6 +188,7 @@ class Driver {
             throw;
         }
         close();
+        if (replay_) bare_seconds_ += replay_->follow(bench_.outputs());
         run.interrupt = true;
         run.outstanding = bench_.memory().outstanding();
         answered(step);
@@ -207,6 +207,7 @@ class Driver {
             if (!options_.waves.empty())
                 bench_.record(run.cycles >= options_.waves_from && run.cycles <= options_.waves_to);
             bench_.cycle();
+            if (replay_ && replay_->full()) bare_seconds_ += replay_->follow(bench_.outputs());
             if (++run.cycles % kClockCheck == 0 && options_.progress > 0) {
                 const auto now = std::chrono::steady_clock::now();
                 if (now - shown < std::chrono::duration<double>(options_.progress)) continue;
@@ -218,49 +219,13 @@ class Driver {
     }
 
     const Options& options_;
+    std::unique_ptr<Replay<Vpalquant>> replay_;
     Bench<Vpalquant> bench_;
-    Recording* recording_;
     std::unique_ptr<Timeline> timeline_;
     std::vector<std::pair<uint64_t, uint32_t>> reads_;
     std::deque<Run> runs_;
-    double seconds_ = 0;
+    double seconds_ = 0, bare_seconds_ = 0;  // of all runs: with the driver, and of the replay
 };
-
-/// Carries out the first run's first cycles; what comes later is of no interest.
-void begin_run(Driver& driver) {
-    try {
-        driver.execute();
-    } catch (const LimitError&) {
-    }
-}
-
-/// The same cycles with this driver and with a loop that only plays its inputs, by turns.
-ReplayTimes measure_replay(const Options& options) {
-    constexpr unsigned kRounds = 3;
-    Options some = options;
-    some.cycle_limit = options.replay;
-    some.timeline = some.waves = "";
-    some.progress = 0;
-    for (size_t i = 0; i < some.steps.size(); ++i)
-        if (some.steps[i].kind == Step::kStart) some.steps.resize(i + 1);
-    Recording recording;
-    {
-        Driver driver(some, &recording);
-        begin_run(driver);
-        recording.end = driver.outputs();
-        recording.inputs.push_back(recording.inputs.back());  // driven after the last edge
-    }
-    ReplayTimes times;
-    times.cycles = recording.inputs.size() - 1 - recording.doorbell;
-    for (unsigned round = 0; round < kRounds; ++round) {
-        Driver driver(some);
-        begin_run(driver);
-        const double bare = Bench<Vpalquant>::replay(options, recording);
-        if (!round || driver.seconds() < times.driver) times.driver = driver.seconds();
-        if (!round || bare < times.bare) times.bare = bare;
-    }
-    return times;
-}
 
 int run(int argc, char** argv) {
     Options options;
@@ -271,7 +236,6 @@ int run(int argc, char** argv) {
         return kUsage;
     }
     std::unique_ptr<Driver> driver;
-    ReplayTimes replay;
     Status status = kDone;
     std::string text;
     const auto fail = [&](Status kind, const std::exception& error) {
@@ -281,7 +245,6 @@ int run(int argc, char** argv) {
     try {
         driver = std::make_unique<Driver>(options);
         driver->execute();
-        if (options.replay) replay = measure_replay(options);
     } catch (const UsageError& error) {
         fail(kUsage, error);
     } catch (const std::out_of_range& error) {
@@ -299,7 +262,7 @@ int run(int argc, char** argv) {
     if (status != kDone) std::cerr << text << "\n";
     if (driver) {
         std::ofstream file(options.result);
-        driver->report(file, status, text, replay);
+        driver->report(file, status, text);
         if (!file.flush()) {
             std::cerr << "cannot write " << options.result << "\n";
             return kInternal;

@@ -29,7 +29,6 @@ from palquant.sim.execute import (
     Load,
     Progress,
     Read,
-    Replay,
     Run,
     Start,
     Step,
@@ -157,7 +156,7 @@ class SimulationResult:
         traffic: What the memory saw of the bus.
         seconds: Wall time of the simulation, without building and loading.
         timeline: What each engine did when (``execute.TIMELINE_TYPE``), where it was asked for.
-        replay: How long the model takes by itself, where it was asked for.
+        bare_seconds: Wall time of a bare loop over the same model; 0 where there was none.
     """
 
     outputs: Bytes
@@ -170,7 +169,7 @@ class SimulationResult:
     traffic: Traffic
     seconds: float
     timeline: npt.NDArray[Any] | None
-    replay: Replay | None
+    bare_seconds: float
 
     @property
     def cycles_per_second(self) -> float:
@@ -224,7 +223,7 @@ class Simulator:
             check: Raise an exception if the image names other regions, or the machine reports an
                 error.
             timeline: Record what each engine did when.
-            replay: Time that many cycles again, with the driver and without.
+            replay: By turns of so many cycles, also time a bare loop over the same model.
             waves: File for waveforms (FST); needs a simulator with ``waves``.
             waves_window: First and last cycle of the waveforms, counted from the doorbell.
             progress: Called about once a second with (cycles, layer).
@@ -285,7 +284,7 @@ class Simulator:
             traffic=report.traffic,
             seconds=report.seconds,
             timeline=report.timeline,
-            replay=report.replay,
+            bare_seconds=report.bare_seconds,
         )
 
 

@@ -137,21 +137,6 @@ class Traffic:
 
 
 @dataclass(frozen=True)
-class Replay:
-    """The same cycles with the driver, and with a loop that only plays recorded inputs.
-
-    Parameters:
-        cycles: How many, from the doorbell on.
-        driver_seconds: Wall time with the driver, the best of several.
-        bare_seconds: Wall time of the loop, the best of as many.
-    """
-
-    cycles: int
-    driver_seconds: float
-    bare_seconds: float
-
-
-@dataclass(frozen=True)
 class Report:
     """What a simulation did.
 
@@ -163,7 +148,7 @@ class Report:
         cycles: Clock cycles since power-on.
         seconds: Wall time of all runs.
         timeline: Array of :data:`TIMELINE_TYPE`, where it was asked for.
-        replay: Where it was asked for.
+        bare_seconds: Wall time of the bare loop; 0 where there was none.
     """
 
     runs: list[Run]
@@ -173,7 +158,7 @@ class Report:
     cycles: int
     seconds: float
     timeline: npt.NDArray[Any] | None
-    replay: Replay | None
+    bare_seconds: float
 
 
 def execute(
@@ -201,7 +186,7 @@ def execute(
         bus: How the memory behaves.
         cycle_limit: Cycles after which a run counts as hanging.
         timeline: Whether to record what each engine did when.
-        replay: Time that many cycles of the first run again, with the driver and without.
+        replay: By turns of so many cycles, also time a bare loop over the same model.
         waves: File for waveforms (FST); needs an executable that records them. Those of a run
             that failed are kept too if they are whole; if not, an older file stays.
         waves_window: First and last cycle of the waveforms, counted from each doorbell.
@@ -319,7 +304,7 @@ def _report(folder: Path, steps: Sequence[Step], timeline: bool) -> Report:
         cycles=data["cycles"],
         seconds=data["seconds"],
         timeline=np.fromfile(folder / "timeline", dtype=TIMELINE_TYPE) if timeline else None,
-        replay=Replay(**data["replay"]) if data["replay"]["cycles"] else None,
+        bare_seconds=data["bare_seconds"],
     )
 
 

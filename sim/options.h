@@ -28,7 +28,7 @@ settings
   --waves FILE            waveforms (FST; a build with waves)
   --waves-from CYCLE      first cycle of waveforms, counted from the doorbell (all)
   --waves-to CYCLE        last cycle of waveforms
-  --replay CYCLES         afterwards time that many cycles of the first run, with and without driver
+  --replay CYCLES         by turns of so many cycles, also time a bare loop over the same model
   --progress SECONDS      a line "progress RUN CYCLE LAYER" on stdout that often
 steps
   --load FILE@ADDRESS     copy a file into memory
@@ -57,7 +57,7 @@ struct Options {
     std::string result, timeline, waves;
     uint64_t cycle_limit = uint64_t{1} << 62;
     uint64_t waves_from = 0, waves_to = ~uint64_t{0};
-    uint64_t replay = 0;  // cycles; 0: none
+    uint64_t replay = 0;  // cycles of a turn; 0: none
     double progress = 0;  // seconds; 0: none
     std::vector<Step> steps;
 

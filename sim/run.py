@@ -154,7 +154,7 @@ def run_rtl(
         bus: How the memory behaves.
         waves: File for waveforms (FST).
         timeline: Record what each engine did when.
-        replay: Time that many cycles again, with the driver and without.
+        replay: By turns of so many cycles, also time a bare loop over the same model.
         progress: Called about once a second with (cycles, layer).
 
     Raises:

@@ -33,7 +33,7 @@ SMALL = ("--geometry", "tiny", "--size", "32", "--base-width", "4", "--quiet")
 
 
 def test_resnet18_reports_every_layer(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "REPLAYED_CYCLES", 2000)
+    monkeypatch.setattr(bench, "REPLAY_TURN", 2000)
     path, plot = tmp_path / "resnet18.json", tmp_path / "resnet18.svg"
     assert main(["bench", "resnet18", *SMALL, "--json", str(path), "--plot", str(plot)]) == 0
     text = plot.read_text()

@@ -15,7 +15,7 @@ REPORT = {
     "runs": [], "reads": [[0, 7]], "cycles": 5, "seconds": 0.5,
     "traffic": {"read_bursts": 0, "read_beats": 0, "write_bursts": 0, "write_beats": 0,
                 "error_responses": 0},
-    "replay": {"cycles": 0},
+    "bare_seconds": 0.0,
 }  # fmt: skip
 
 
