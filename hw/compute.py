@@ -26,6 +26,8 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from palquant.hw.array import MacArray
 from palquant.hw.buffers import Scratchpad
+from palquant.hw.carry_chain import Technology
+from palquant.hw.chained_array import ChainedMacArray
 from palquant.hw.config import Geometry
 from palquant.hw.isa import Memory
 from palquant.hw.layouts import COMPUTE, READABLE, LoadWrite, StoreRead
@@ -46,6 +48,8 @@ class ComputeEngine(wiring.Component):
         geometry: Sizes of the machine.
         registers: Registered levels of the array's adder trees; see
             :class:`~palquant.hw.mac.AdderTree`.
+        technology: FPGA family whose carry chains the array is made of, or None for one that any
+            tool understands.
 
     Attributes:
         memories: The memories by name, for backdoor access to their ``storage`` in simulation.
@@ -67,10 +71,19 @@ class ComputeEngine(wiring.Component):
         saturated: ``Out(range(2 * lanes + 1))``, values clipped in this cycle.
     """
 
-    def __init__(self, geometry: Geometry, registers: Sequence[int] = DEFAULT_REGISTERS) -> None:
+    def __init__(
+        self,
+        geometry: Geometry,
+        registers: Sequence[int] = DEFAULT_REGISTERS,
+        technology: Technology | None = None,
+    ) -> None:
         self.geometry = geometry
         self.registers = tuple(registers)
-        self._array = MacArray(geometry, self.registers)
+        self._array: MacArray | ChainedMacArray
+        if technology is None:
+            self._array = MacArray(geometry, self.registers)
+        else:
+            self._array = ChainedMacArray(geometry, self.registers, technology)
         self.memories: dict[Memory, Scratchpad] = {
             memory: Scratchpad(geometry, memory) for memory in Memory if memory != Memory.PARAMETER
         }

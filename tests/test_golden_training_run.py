@@ -155,22 +155,6 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(data, settings, tmp_pat
     assert resumed.model.read_bytes() == result.model.read_bytes()
 
 
-def test_a_kill_at_any_write_leaves_a_whole_checkpoint(settings, tmp_path, monkeypatch):
-    """The state that a kill leaves while a checkpoint is written: the old one, and a part aside."""
-    one = dataclasses.replace(CONFIG, epochs=1)
-    train(one, tmp_path, settings=settings, progress=False)
-    whole = (tmp_path / "checkpoint.pt").read_bytes()
-
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", killed)
-        with pytest.raises(KeyboardInterrupt):
-            train(one, tmp_path, settings=settings, progress=False)
-    assert (tmp_path / "checkpoint.pt").read_bytes() == whole
-
-
 def test_other_data_is_no_resuming(result, settings, tmp_path):
     other = dataclasses.replace(settings, data=write_pictures(tmp_path / "data", training=25))
     with pytest.raises(ModelError, match=r"checkpoint\.pt: was trained with data \w{16}, not \w"):

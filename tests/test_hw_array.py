@@ -8,6 +8,8 @@ from post_bench import small_geometry
 from simulation import simulate
 
 from palquant.hw.array import MacArray
+from palquant.hw.carry_chain import Technology
+from palquant.hw.chained_array import ChainedMacArray
 from palquant.hw.mac import reference
 
 GEOMETRY = small_geometry("array", tin=8, tout=4, lanes=4)
@@ -34,9 +36,13 @@ def pack(digits):
     return sum(digit << 2 * k for k, digit in enumerate(digits))
 
 
-def run(words, geometry, registers):
+def chained(geometry, registers):
+    return ChainedMacArray(geometry, registers, Technology.GENERIC)
+
+
+def run(words, geometry, registers, make=MacArray):
     """(cycle of the word, result) in order of appearance."""
-    dut = MacArray(geometry, registers)
+    dut = make(geometry, registers)
     seen = []
 
     async def main(ctx):
@@ -101,23 +107,43 @@ def wrap(results, geometry):
     ]
 
 
+def keep_to_the_sequencer(words):
+    """Clear accumulators after each result that is not held, and otherwise after a hole alone."""
+    done, hole = True, True
+    for control, _, _ in words:
+        if control["valid"]:
+            control["clear"] = int(done or (control["clear"] and hole))
+            control["shift"] &= ~control["clear"]
+            done, hole = control["emit"] and not control["empty"], False
+        else:
+            hole = True
+    return words
+
+
 @pytest.mark.parametrize("registers", [(), (0,), (0, 3, 5), range(8)], ids=str)
 @pytest.mark.parametrize("corner", [None, 3])
-def test_random_results(registers, corner):
+@pytest.mark.parametrize("make", [MacArray, chained])
+def test_random_results(registers, corner, make):
     words = random_words(GEOMETRY, random.Random(7), 150, corner)
-    seen = run(words, GEOMETRY, registers)
+    if make is chained:
+        words = keep_to_the_sequencer(words)
+        held = [c for c, _, _ in words if c["valid"] and not c["clear"]]
+        assert any(c["shift"] for c in held)
+    seen = run(words, GEOMETRY, registers, make)
     assert [result for _, result in seen] == wrap(expected_results(words, GEOMETRY), GEOMETRY)
     emitting = [k for k, (c, _, _) in enumerate(words) if c["valid"] and c["emit"]]
     assert [cycle for cycle, _ in seen] == emitting
 
 
-def test_latency_is_the_sum_of_its_parts():
-    assert MacArray(GEOMETRY, ()).latency == 2
-    assert MacArray(GEOMETRY, (0, 3, 5)).latency == 4  # eight lanes make three levels
+@pytest.mark.parametrize("make", [MacArray, chained])
+def test_latency_is_the_sum_of_its_parts(make):
+    assert make(GEOMETRY, ()).latency == 2
+    assert make(GEOMETRY, (0, 3, 5)).latency == 4  # eight lanes make three levels
 
 
 @pytest.mark.parametrize(("a", "c"), [(a, c) for a in (1, 2, 4) for c in (1, 2, 4)])
-def test_codes_of_every_precision(a, c):
+@pytest.mark.parametrize("make", [MacArray, chained])
+def test_codes_of_every_precision(a, c, make):
     """Digit passes in Horner's order give the product of whole codes, and the sum of one."""
     rng = random.Random(a * 8 + c)
     codes = [[rng.randrange(4**a) for _ in range(8)] for _ in range(3)]
@@ -141,7 +167,7 @@ def test_codes_of_every_precision(a, c):
                 units = [[(x >> 2 * j) & 3 for x in unit] for unit in units]
                 words.append((control, digits, units))
     words[-1][0]["emit"] = 1
-    ((_, (sums, total, _)),) = run(words, GEOMETRY, (0,))
+    ((_, (sums, total, _)),) = run(words, GEOMETRY, (0,), make)
     assert sums == [
         sum(reference(code, units[o]) for code, units in zip(codes, weights, strict=True))
         for o in range(4)
