@@ -65,5 +65,5 @@ fi
 echo "installing Python packages into .venv (1.7 GB from the network, a few minutes at first)"
 pip=(.venv/bin/python -m pip --quiet --disable-pip-version-check install -c constraints.txt)
 "${pip[@]}" setuptools
-"${pip[@]}" --no-build-isolation --editable '.[dev]'
+"${pip[@]}" --no-build-isolation --editable '.[dev,fpga]'
 .venv/bin/python -m pip check

@@ -177,7 +177,7 @@ def test_constraints_pin_the_whole_environment():
     pins = dict(re.findall(r"^([\w.-]+)==([\w.]+)$", text, re.MULTILINE))
     assert len(pins) == len([line for line in text.splitlines() if line[0] != "#"])
     pins = {name.lower().replace("_", "-"): version for name, version in pins.items()}
-    todo = [("palquant", "dev")]
+    todo = [("palquant", "dev"), ("palquant", "fpga")]
     seen = set()
     while todo:
         name, extra = todo.pop()

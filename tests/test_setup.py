@@ -125,6 +125,6 @@ fi"""
     install = "-m pip --quiet --disable-pip-version-check install -c constraints.txt"
     assert (machine / "calls").read_text().splitlines() == [
         f"{install} setuptools",
-        f"{install} --no-build-isolation --editable .[dev]",
+        f"{install} --no-build-isolation --editable .[dev,fpga]",
         "-m pip check",
     ]

