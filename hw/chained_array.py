@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from amaranth import Cat, Const, Module, Signal, Value
+from amaranth import Cat, Const, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -15,7 +15,82 @@ from palquant.hw.heap_sum import Product, sum_products
 from palquant.hw.layouts import ARRAY_CONTROL, Result
 from palquant.hw.mac import DEFAULT_REGISTERS, tree_latency
 
-__all__ = ["ChainedMacArray"]
+__all__ = ["ChainedMacArray", "ChainedUnit"]
+
+
+class ChainedUnit(wiring.Component):
+    """A dot product and its accumulator.
+
+    Parameters:
+        lanes: Digits of a word.
+        bits: Width of the accumulator.
+        latency: Cycles from the operands to their sum, which then meets the controls.
+        technology: What the chains are made of.
+        weighted: Whether digits are multiplied by weights, or only summed.
+
+    Members:
+        activation: ``In(2 * lanes)``.
+        weights: ``In(2 * lanes)``, if weighted.
+        add: ``In(1)``, the sum is added to the accumulator,
+        count: ``In(1)``, as it is, otherwise 0 is; if not weighted.
+        shift: ``In(1)``, to 4 times what the accumulator holds.
+        complete: ``In(1)``, along with ``add``: the total is a result.
+        empty: ``In(1)``, the accumulator holds 0 in the next cycle.
+        total: ``Out(bits)``, the last result.
+    """
+
+    def __init__(
+        self,
+        lanes: int,
+        bits: int,
+        latency: int,
+        technology: Technology,
+        *,
+        weighted: bool = True,
+    ) -> None:
+        self.latency = latency
+        self.technology = technology
+        self.weighted = weighted
+        width = lanes * DIGIT_BITS
+        controls = ("add", "count", "shift", "complete", "empty")
+        super().__init__(
+            {
+                "activation": In(width),
+                **({"weights": In(width)} if weighted else {}),
+                **{name: In(1) for name in controls},
+                "total": Out(bits),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """One sum of all products of bits, one chain for the accumulator."""
+        m = Module()
+        products: list[tuple[int, Product]] = []
+        for index, bit in enumerate(self.activation):
+            own = index % DIGIT_BITS
+            if not self.weighted:
+                products.append((own, (bit, None)))
+                continue
+            digit = self.weights[index - own : index - own + DIGIT_BITS]
+            products += [(own + k, (bit, digit[k])) for k in range(DIGIT_BITS)]
+        term = sum_products(m, products, self.latency, self.technology)
+        if not self.weighted:
+            term = term & self.count.replicate(len(term))
+        bits = len(self.total)
+        held = Signal(bits)
+        shifted = Cat(Const(0, DIGIT_BITS), held)
+        terms = Cat(term, Const(0, bits))
+        positions = [accumulate(terms[k], self.shift, held[k], shifted[k]) for k in range(bits)]
+        total = make_chain(m, "accumulator", positions, self.technology)
+        kept = Signal(bits, reset_less=True)
+        with m.If(self.add):
+            m.d.sync += held.eq(total)
+        with m.If(self.empty):
+            m.d.sync += held.eq(0)
+        with m.If(self.complete):
+            m.d.sync += kept.eq(total)
+        m.d.comb += self.total.eq(kept)
+        return m
 
 
 class ChainedMacArray(wiring.Component):
@@ -75,45 +150,27 @@ class ChainedMacArray(wiring.Component):
             (complete & ~adding.empty) | (~adding.valid & following.valid & following.clear)
         )
 
-        def accumulator(name: str, bits: int, term: Value) -> Signal:
-            """The result register of an accumulator of its own."""
-            held = Signal(bits, name=name)
-            kept = Signal(bits, name=f"{name}_result", reset_less=True)
-            shifted = Cat(Const(0, DIGIT_BITS), held)
-            terms = Cat(term, Const(0, bits))
-            positions = [
-                accumulate(terms[k], adding.shift, held[k], shifted[k]) for k in range(bits)
+        def unit(name: str, bits: int, *, weighted: bool) -> ChainedUnit:
+            made = ChainedUnit(g.tin, bits, self.latency - 1, self.technology, weighted=weighted)
+            m.submodules[name] = made
+            m.d.comb += [
+                made.activation.eq(self.activation),
+                made.add.eq(adding.valid),
+                made.count.eq(adding.count),
+                made.shift.eq(adding.shift),
+                made.complete.eq(complete),
+                made.empty.eq(empty),
             ]
-            total = make_chain(m, name, positions, self.technology)
-            with m.If(adding.valid):
-                m.d.sync += held.eq(total)
-            with m.If(empty):
-                m.d.sync += held.eq(0)
-            with m.If(complete):
-                m.d.sync += kept.eq(total)
-            return kept
+            return made
 
         for index in range(g.tout):
-            own = self.weights.word_select(index, g.activation_bits_per_word)
-            products: list[tuple[int, Product]] = [
-                (i + j, (self.activation[lane + i], own[lane + j]))
-                for lane in range(0, g.activation_bits_per_word, DIGIT_BITS)
-                for i in range(DIGIT_BITS)
-                for j in range(DIGIT_BITS)
+            own = unit(f"unit{index}", g.accumulator_bits, weighted=True)
+            m.d.comb += [
+                own.weights.eq(self.weights.word_select(index, g.activation_bits_per_word)),
+                self.result.sums[index].eq(own.total),
             ]
-            term = sum_products(m, products, self.latency - 1, self.technology, f"unit{index}")
-            m.d.comb += self.result.sums[index].eq(
-                accumulator(f"sum{index}", g.accumulator_bits, term)
-            )
-        lanes: list[tuple[int, Product]] = [
-            (index % DIGIT_BITS, (bit, None)) for index, bit in enumerate(self.activation)
-        ]
-        term = sum_products(m, lanes, self.latency - 1, self.technology, "lanes")
-        m.d.comb += self.result.activation_sum.eq(
-            accumulator(
-                "activation_sum", g.activation_sum_bits, term & adding.count.replicate(len(term))
-            )
-        )
+        lanes = unit("lanes", g.activation_sum_bits, weighted=False)
+        m.d.comb += self.result.activation_sum.eq(lanes.total)
         m.d.sync += [
             self.result.valid.eq(complete),
             self.result.tag.eq(adding.tag),

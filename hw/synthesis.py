@@ -56,8 +56,8 @@ def synthesize(verilog: str, top: str, family: Family, netlist: Path | None = No
         # Names without folders: Yosys in WebAssembly sees the folder that it starts in.
         Path(folder, "design.v").write_text(verilog)
         script = (
-            f"read_verilog design.v\n{family.synthesis} -flatten -top {top}\n"
-            "write_json netlist.json\n"
+            f"read_verilog design.v\n{family.synthesis} -top {top}\n"
+            "flatten\nopt_clean\nwrite_json netlist.json\n"
         )
         Path(folder, "script.ys").write_text(script)
         result = subprocess.run(
