@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from amaranth import Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -11,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 from palquant.hw.config import DIGIT_BITS, Geometry
 from palquant.hw.delay import delay_line
 from palquant.hw.layouts import ARRAY_CONTROL, Result
-from palquant.hw.mac import DEFAULT_REGISTERS, AdderTree, DotProduct, tree_latency
+from palquant.hw.mac import AdderTree, DotProduct, spread_registers, tree_levels
 
 __all__ = ["MacArray"]
 
@@ -26,8 +24,8 @@ class MacArray(wiring.Component):
     that sums fit their registers.
 
     Parameters:
-        geometry: Sizes of the machine.
-        registers: Registered levels of the adder trees; see :class:`~palquant.hw.mac.AdderTree`.
+        geometry: Sizes of the machine. ``array_registers`` are spread over the levels of the adder
+            trees; those that are more than levels delay the operands.
 
     Attributes:
         latency: Cycles from operands to the result's ``valid``.
@@ -40,11 +38,10 @@ class MacArray(wiring.Component):
         result: ``Out(Result(geometry))``.
     """
 
-    def __init__(self, geometry: Geometry, registers: Sequence[int] = DEFAULT_REGISTERS) -> None:
+    def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
-        self.registers = tuple(registers)
         # A cycle's sums, the accumulator, the result register.
-        self.latency = tree_latency(geometry.tin, self.registers) + 2
+        self.latency = geometry.array_registers + 2
         super().__init__(
             {
                 "control": In(ARRAY_CONTROL),
@@ -60,6 +57,11 @@ class MacArray(wiring.Component):
         g = self.geometry
         controls = delay_line(m, self.control, self.latency - 1, name="control", reset=True)
         adding, complete = controls[-2], controls[-1]
+        levels = tree_levels(g.tin)
+        registers = spread_registers(levels, min(g.array_registers, levels + 1))
+        delay = g.array_registers - len(registers)
+        activation = delay_line(m, self.activation, delay, name="activation")[-1]
+        weights = delay_line(m, self.weights, delay, name="weights")[-1]
 
         def accumulate(name: str, bits: int, term: Value, enable: Value) -> Signal:
             """An accumulator's second register: it follows when a result is complete."""
@@ -76,18 +78,18 @@ class MacArray(wiring.Component):
             return kept
 
         for index in range(g.tout):
-            m.submodules[f"unit{index}"] = unit = DotProduct(g.tin, self.registers)
+            m.submodules[f"unit{index}"] = unit = DotProduct(g.tin, registers)
             m.d.comb += [
-                unit.a.eq(self.activation),
-                unit.c.eq(self.weights.word_select(index, g.activation_bits_per_word)),
+                unit.a.eq(activation),
+                unit.c.eq(weights.word_select(index, g.activation_bits_per_word)),
                 self.result.sums[index].eq(
                     accumulate(f"sum{index}", g.accumulator_bits, unit.o, True)
                 ),
             ]
         # The same depth as a unit's tree, so that both sums meet the same control.
-        m.submodules.lanes = lanes = AdderTree(g.tin, (1 << DIGIT_BITS) - 1, self.registers)
+        m.submodules.lanes = lanes = AdderTree(g.tin, (1 << DIGIT_BITS) - 1, registers)
         m.d.comb += [
-            lanes.i.eq(self.activation),
+            lanes.i.eq(activation),
             self.result.activation_sum.eq(
                 accumulate("activation_sum", g.activation_sum_bits, lanes.o, adding.count)
             ),

@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from amaranth import Cat, Const, Module, Signal
+from amaranth import Cat, Const, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from palquant.hw.carry_chain import Technology, accumulate, make_chain
 from palquant.hw.config import DIGIT_BITS, Geometry
 from palquant.hw.delay import delay_line
-from palquant.hw.heap_sum import Product, sum_products
+from palquant.hw.heap_sum import Product, sum_levels, sum_products
 from palquant.hw.layouts import ARRAY_CONTROL, Result
-from palquant.hw.mac import DEFAULT_REGISTERS, tree_latency
 
 __all__ = ["ChainedMacArray", "ChainedUnit"]
+
+
+#: Units that a copy of the activation word goes to.
+UNITS_PER_COPY = 4
+
+
+def _products(activation: Value, weights: Value | None) -> list[tuple[int, Product]]:
+    """Bits of the products of all digits, or of the digits alone, and what each is worth."""
+    products: list[tuple[int, Product]] = []
+    for index, bit in enumerate(activation):
+        own = index % DIGIT_BITS
+        if weights is None:
+            products.append((own, (bit, None)))
+            continue
+        digit = weights[index - own : index - own + DIGIT_BITS]
+        products += [(own + k, (bit, digit[k])) for k in range(DIGIT_BITS)]
+    return products
+
+
+def _copy(m: Module, value: Value, name: str) -> Signal:
+    """A register of its own for some of a value's users, so that none has too far to go."""
+    # Synthesis would make one of registers that hold the same.
+    signal = Signal(len(value), name=name, reset_less=True, attrs={"keep": "true"})
+    m.d.sync += signal.eq(value)
+    return signal
 
 
 class ChainedUnit(wiring.Component):
@@ -24,7 +46,7 @@ class ChainedUnit(wiring.Component):
     Parameters:
         lanes: Digits of a word.
         bits: Width of the accumulator.
-        latency: Cycles from the operands to their sum, which then meets the controls.
+        latency: Cycles from the operands to their sum. The controls are those of the cycle before.
         technology: What the chains are made of.
         weighted: Whether digits are multiplied by weights, or only summed.
 
@@ -65,29 +87,27 @@ class ChainedUnit(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """One sum of all products of bits, one chain for the accumulator."""
         m = Module()
-        products: list[tuple[int, Product]] = []
-        for index, bit in enumerate(self.activation):
-            own = index % DIGIT_BITS
-            if not self.weighted:
-                products.append((own, (bit, None)))
-                continue
-            digit = self.weights[index - own : index - own + DIGIT_BITS]
-            products += [(own + k, (bit, digit[k])) for k in range(DIGIT_BITS)]
+        products = _products(self.activation, self.weights if self.weighted else None)
         term = sum_products(m, products, self.latency, self.technology)
-        if not self.weighted:
-            term = term & self.count.replicate(len(term))
         bits = len(self.total)
+        # The controls reach every bit of every unit: a register for each unit's own.
+        names = ("add", "count", "shift", "complete", "empty")
+        add, count, shift, complete, empty = (
+            _copy(m, getattr(self, name), f"own_{name}") for name in names
+        )
         held = Signal(bits)
         shifted = Cat(Const(0, DIGIT_BITS), held)
+        if not self.weighted:
+            term = term & count.replicate(len(term))
         terms = Cat(term, Const(0, bits))
-        positions = [accumulate(terms[k], self.shift, held[k], shifted[k]) for k in range(bits)]
+        positions = [accumulate(terms[k], shift, held[k], shifted[k]) for k in range(bits)]
         total = make_chain(m, "accumulator", positions, self.technology)
         kept = Signal(bits, reset_less=True)
-        with m.If(self.add):
+        with m.If(add):
             m.d.sync += held.eq(total)
-        with m.If(self.empty):
+        with m.If(empty):
             m.d.sync += held.eq(0)
-        with m.If(self.complete):
+        with m.If(complete):
             m.d.sync += kept.eq(total)
         m.d.comb += self.total.eq(kept)
         return m
@@ -109,7 +129,6 @@ class ChainedMacArray(wiring.Component):
 
     Parameters:
         geometry: Sizes of the machine.
-        registers: What the portable array's adder trees register; gives the same latency here.
         technology: What the chains are made of.
 
     Attributes:
@@ -122,12 +141,11 @@ class ChainedMacArray(wiring.Component):
     def __init__(
         self,
         geometry: Geometry,
-        registers: Sequence[int] = DEFAULT_REGISTERS,
         technology: Technology = Technology.GENERIC,
     ) -> None:
         self.geometry = geometry
         self.technology = technology
-        self.latency = tree_latency(geometry.tin, registers) + 2
+        self.latency = geometry.array_registers + 2
         super().__init__(
             {
                 "control": In(ARRAY_CONTROL),
@@ -141,8 +159,9 @@ class ChainedMacArray(wiring.Component):
         """Sums of a cycle, then sums of a result."""
         m = Module()
         g = self.geometry
-        # One cycle fewer than there: the result register is filled in the accumulator's cycle.
-        controls = delay_line(m, self.control, self.latency - 1, name="control", reset=True)
+        # One cycle fewer than there: the result register is filled in the accumulator's cycle. One
+        # cycle fewer again: each unit has a register for its controls.
+        controls = delay_line(m, self.control, self.latency - 2, name="control", reset=True)
         following, adding = controls[-2:]
         complete = adding.valid & adding.emit
         empty = Signal()
@@ -150,11 +169,18 @@ class ChainedMacArray(wiring.Component):
             (complete & ~adding.empty) | (~adding.valid & following.valid & following.clear)
         )
 
+        latency = self.latency - 1
+        # Registers that no level needs bring the operands closer.
+        widest = _products(self.activation, self.weights[: len(self.activation)])
+        delay = max(latency - sum_levels(widest, self.technology), 0)
+        weights = delay_line(m, self.weights, delay, name="weights")[-1]
+        activation = delay_line(m, self.activation, max(delay - 1, 0), name="activation")[-1]
+
         def unit(name: str, bits: int, *, weighted: bool) -> ChainedUnit:
-            made = ChainedUnit(g.tin, bits, self.latency - 1, self.technology, weighted=weighted)
+            made = ChainedUnit(g.tin, bits, latency - delay, self.technology, weighted=weighted)
             m.submodules[name] = made
             m.d.comb += [
-                made.activation.eq(self.activation),
+                made.activation.eq(copy),
                 made.add.eq(adding.valid),
                 made.count.eq(adding.count),
                 made.shift.eq(adding.shift),
@@ -163,19 +189,20 @@ class ChainedMacArray(wiring.Component):
             ]
             return made
 
+        copy: Value = activation
         for index in range(g.tout):
+            if delay and index % UNITS_PER_COPY == 0:
+                copy = _copy(m, activation, f"activation_copy{index // UNITS_PER_COPY}")
             own = unit(f"unit{index}", g.accumulator_bits, weighted=True)
             m.d.comb += [
-                own.weights.eq(self.weights.word_select(index, g.activation_bits_per_word)),
+                own.weights.eq(weights.word_select(index, g.activation_bits_per_word)),
                 self.result.sums[index].eq(own.total),
             ]
         lanes = unit("lanes", g.activation_sum_bits, weighted=False)
         m.d.comb += self.result.activation_sum.eq(lanes.total)
-        m.d.sync += [
-            self.result.valid.eq(complete),
-            self.result.tag.eq(adding.tag),
-            self.result.first.eq(adding.first),
-            self.result.last.eq(adding.last),
-            self.result.empty.eq(adding.empty),
-        ]
+        # The units' controls are a cycle late, and so are these.
+        flags = Cat(complete, adding.tag, adding.first, adding.last, adding.empty)
+        late = delay_line(m, flags, 2, name="flags")[-1]
+        result = self.result
+        m.d.comb += Cat(result.valid, result.tag, result.first, result.last, result.empty).eq(late)
         return m

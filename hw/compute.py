@@ -16,7 +16,6 @@ both where the datapath leaves a port free.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import reduce
 from operator import or_
 
@@ -31,7 +30,6 @@ from palquant.hw.chained_array import ChainedMacArray
 from palquant.hw.config import Geometry
 from palquant.hw.isa import Memory
 from palquant.hw.layouts import COMPUTE, READABLE, LoadWrite, StoreRead
-from palquant.hw.mac import DEFAULT_REGISTERS
 from palquant.hw.operands import OperandFetch
 from palquant.hw.pool import PoolingUnit
 from palquant.hw.post import PostProcessor
@@ -46,8 +44,6 @@ class ComputeEngine(wiring.Component):
 
     Parameters:
         geometry: Sizes of the machine.
-        registers: Registered levels of the array's adder trees; see
-            :class:`~palquant.hw.mac.AdderTree`.
         technology: FPGA family whose carry chains the array is made of, or None for one that any
             tool understands.
 
@@ -71,19 +67,13 @@ class ComputeEngine(wiring.Component):
         saturated: ``Out(range(2 * lanes + 1))``, values clipped in this cycle.
     """
 
-    def __init__(
-        self,
-        geometry: Geometry,
-        registers: Sequence[int] = DEFAULT_REGISTERS,
-        technology: Technology | None = None,
-    ) -> None:
+    def __init__(self, geometry: Geometry, technology: Technology | None = None) -> None:
         self.geometry = geometry
-        self.registers = tuple(registers)
         self._array: MacArray | ChainedMacArray
         if technology is None:
-            self._array = MacArray(geometry, self.registers)
+            self._array = MacArray(geometry)
         else:
-            self._array = ChainedMacArray(geometry, self.registers, technology)
+            self._array = ChainedMacArray(geometry, technology)
         self.memories: dict[Memory, Scratchpad] = {
             memory: Scratchpad(geometry, memory) for memory in Memory if memory != Memory.PARAMETER
         }

@@ -55,6 +55,9 @@ class Geometry:
         burst_beats: Longest AXI4 burst; a power of two, at most 256 and 4096 bytes.
         outstanding_bursts: Read bursts in flight at most.
         counters: Whether performance counters exist.
+        array_registers: Registers between the array's operands and its accumulators: each costs a
+            cycle where a COMPUTE waits for the one before it, and area, and lets the clock run
+            faster.
 
     Raises:
         GeometryError: A parameter is out of range or contradicts another.
@@ -81,6 +84,7 @@ class Geometry:
     burst_beats: int = 32
     outstanding_bursts: int = 8
     counters: bool = True
+    array_registers: int = 3
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
@@ -206,9 +210,9 @@ class Geometry:
         """32-bit number that differs between geometries whose images are not interchangeable.
 
         CRC-32 of the canonical JSON of all sizes that instructions or layouts depend on; the
-        name, the counters, and how the bus is driven are left out.
+        name, the counters, how the bus is driven and how the array is pipelined are left out.
         """
-        skipped = {"name", "counters", "burst_beats", "outstanding_bursts"}
+        skipped = {"name", "counters", "burst_beats", "outstanding_bursts", "array_registers"}
         sizes = {k: v for k, v in dataclasses.asdict(self).items() if k not in skipped}
         return zlib.crc32(json.dumps(sizes, sort_keys=True).encode())
 
@@ -233,6 +237,25 @@ PRESETS: dict[str, Geometry] = {
             output_words=2048,
             residual_words=2048,
             parameter_slots=32,
+            array_registers=2,
+        ),
+        # ULX3S: an ECP5-85F that has a network and its data in block RAM as well.
+        Geometry(
+            name="ulx3s",
+            tin=16,
+            tout=16,
+            lanes=8,
+            bus_bits=64,
+            accumulator_bits=30,
+            activation_sum_bits=22,
+            threshold_bits=32,
+            residual_bits=16,
+            weight_words=512,
+            activation_words=8192,
+            output_words=2048,
+            residual_words=2048,
+            parameter_slots=16,
+            array_registers=4,
         ),
         # The benchmark: 1024 two-bit MACs per cycle, block RAM of an ECP5-85F.
         Geometry(
@@ -250,6 +273,7 @@ PRESETS: dict[str, Geometry] = {
             output_words=8192,
             residual_words=16384,
             parameter_slots=32,
+            array_registers=7,
         ),
     )
 }

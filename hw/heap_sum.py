@@ -17,8 +17,10 @@ from palquant.hw.carry_chain import (
 )
 from palquant.hw.delay import delay_line
 
-__all__ = ["Product", "registered_levels", "sum_products"]
+__all__ = ["Product", "registered_levels", "sum_levels", "sum_products"]
 
+#: Positions of a chain, unless a single addition is longer: 14 CCU2C of the ECP5 take 1 ns.
+LONGEST_CHAIN = 28
 #: A bit, or the product of two bits.
 Product = tuple[Value, Value | None]
 
@@ -56,28 +58,47 @@ def _add_three(
 def _add_level(
     m: Module, name: str, level: Level, bits: Sequence[Product], technology: Technology
 ) -> list[Value]:
-    """All additions of a level in one chain; its output bits, in the plan's order."""
+    """All additions of a level in chains; their output bits, in the plan's order.
+
+    Additions are laid end to end until a chain is as long as timing analysis bears: it does not see
+    that no carry passes from one addition to the next.
+    """
     positions: list[Position] = []
+    sums: list[Value] = []
     # For each addition: where its sums and its carry are, and its last majority.
     found: list[tuple[slice, Signal | None]] = []
+
+    def finish() -> None:
+        """Make a chain of the additions so far."""
+        nonlocal positions
+        positions.append(between())
+        sums.extend(make_chain(m, f"{name}_chain{len(sums)}", positions, technology))
+        positions = []
+
     for index, segment in enumerate(level.segments):
+        if len(positions) + len(segment.positions) > LONGEST_CHAIN:
+            finish()
         carry = bits[segment.extra[0]] if segment.extra else None
         if positions or carry is not None:
             positions.append(between(carry))
         majority = None
-        start = len(positions)
+        start = len(sums) + len(positions)
         if segment.ternary:
             made, majority = _add_three(f"{name}_{index}", segment, bits)
             positions += made
         else:
             positions += [add(*(bits[k] for k in indices)) for indices in segment.positions]
-        found.append((slice(start, len(positions) + 1), majority))
-    positions.append(between())
-    sums = make_chain(m, name, positions, technology)
+        found.append((slice(start, len(sums) + len(positions) + 1), majority))
+    finish()
     result: list[Value] = []
     for place, majority in found:
         result += [*sums[place], *([] if majority is None else [majority])]
     return result
+
+
+def sum_levels(products: Sequence[tuple[int, Product]], technology: Technology) -> int:
+    """Levels of chains that :func:`sum_products` makes of these products."""
+    return len(plan_sum(tuple(weight for weight, _ in products), technology.rows).levels)
 
 
 def sum_products(

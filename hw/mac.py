@@ -17,18 +17,13 @@ from amaranth.lib.wiring import In, Out
 from palquant.hw.config import DIGIT_BITS
 
 __all__ = [
-    "DEFAULT_REGISTERS",
     "AdderTree",
     "DotProduct",
     "reference",
+    "spread_registers",
     "tree_latency",
     "tree_levels",
 ]
-
-#: Levels of the adder tree that end in a register unless a unit is told otherwise: the products
-#: (level 0), so that only one look-up table follows a memory's output; the third level; and the
-#: sum of 32 lanes, so that the accumulator's adder starts from a register.
-DEFAULT_REGISTERS: tuple[int, ...] = (0, 3, 5)
 
 #: Largest product of two digits.
 _PRODUCT_MAX = ((1 << DIGIT_BITS) - 1) ** 2
@@ -42,6 +37,21 @@ def reference(a: Sequence[int], c: Sequence[int]) -> int:
 def tree_levels(lanes: int) -> int:
     """Levels of a binary adder tree over ``lanes`` terms; level 0 is the terms themselves."""
     return (lanes - 1).bit_length()
+
+
+def spread_registers(levels: int, count: int) -> tuple[int, ...]:
+    """Levels of an adder tree that end in a register, spread evenly.
+
+    The last level is among them, so that an accumulator's adder starts from a register; from two
+    registers on level 0 is as well, so that one look-up table follows what makes the terms.
+
+    Parameters:
+        levels: Of the tree, beside level 0.
+        count: Registers, from 1 to ``levels + 1``.
+    """
+    if count == 1:
+        return (levels,)
+    return tuple(levels * k // (count - 1) for k in range(count))
 
 
 def tree_latency(terms: int, registers: Sequence[int]) -> int:
@@ -71,9 +81,7 @@ class AdderTree(wiring.Component):
         ValueError: ``terms`` is not a power of two.
     """
 
-    def __init__(
-        self, terms: int, term_max: int, registers: Sequence[int] = DEFAULT_REGISTERS
-    ) -> None:
+    def __init__(self, terms: int, term_max: int, registers: Sequence[int] = ()) -> None:
         if terms < 1 or terms & (terms - 1):
             raise ValueError(f"Terms must be a power of two, not {terms!r}")
         self.terms = terms
@@ -130,7 +138,7 @@ class DotProduct(wiring.Component):
         ValueError: ``lanes`` is not a power of two, or less than 2.
     """
 
-    def __init__(self, lanes: int, registers: Sequence[int] = DEFAULT_REGISTERS) -> None:
+    def __init__(self, lanes: int, registers: Sequence[int] = ()) -> None:
         if lanes < 2 or lanes & (lanes - 1):
             raise ValueError(f"Lanes must be a power of two of at least 2, not {lanes!r}")
         self.lanes = lanes

@@ -24,10 +24,6 @@ __all__ = ["LEVELS", "ParameterMemory", "SlotRead", "ThresholdRead", "ThresholdR
 #: Levels of the threshold search tree, one for each bit of a code.
 LEVELS = 4
 
-# Memories here are short and wide: block RAM would be used to a few percent, and there would not
-# be enough of it. Synthesis tools know these attributes, simulators ignore them.
-_ATTRIBUTES = {"ram_style": "distributed"}
-
 
 class _Read(wiring.Signature):
     def __eq__(self, other: object) -> bool:
@@ -210,7 +206,7 @@ class ParameterMemory(wiring.Component):
         """A memory whose lanes are all read at the same place: a word for each slot."""
         shape = data.ArrayLayout(read.data[0].shape(), len(values))
         m.submodules[name] = memory = Memory(
-            shape=shape, depth=self.geometry.parameter_slots, init=[], attrs=_ATTRIBUTES
+            shape=shape, depth=self.geometry.parameter_slots, init=[]
         )
         write = memory.write_port()
         m.d.comb += [write.addr.eq(slot), write.en.eq(hit)]
@@ -237,7 +233,6 @@ class ParameterMemory(wiring.Component):
                 shape=answer.shape(),
                 depth=self.geometry.parameter_slots << level,
                 init=[],
-                attrs=_ATTRIBUTES,
             )
             write = memory.write_port()
             m.d.comb += [write.addr.eq(address), write.en.eq(hit), write.data.eq(value)]

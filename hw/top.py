@@ -27,6 +27,18 @@ def _ports(prefix: str, signature: wiring.Signature) -> dict[str, wiring.Member]
     return {prefix + name: member for name, member in signature.members.items()}
 
 
+def connect_ports(
+    m: Module, component: wiring.Component, prefix: str, interface: wiring.PureInterface
+) -> None:
+    """Connect ports that are named one by one to an interface: its outputs drive ports."""
+    for name, member in interface.signature.members.items():
+        port, signal = getattr(component, prefix + name), getattr(interface, name)
+        if member.flow is Out:
+            m.d.comb += port.eq(signal)
+        else:
+            m.d.comb += signal.eq(port)
+
+
 class Accelerator(wiring.Component):
     """The machine with its buses.
 
@@ -77,9 +89,9 @@ class Accelerator(wiring.Component):
         core = Core(self._geometry, self._compute)
         m.submodules.core = ResetInserter(supervisor.clear)(core)
 
-        self._connect(m, "s_axil_", registers.bus)
-        self._connect(m, "m_axi_", core.read)
-        self._connect(m, "m_axi_", core.write)
+        connect_ports(m, self, "s_axil_", registers.bus)
+        connect_ports(m, self, "m_axi_", core.read)
+        connect_ports(m, self, "m_axi_", core.write)
         self._control(m, registers, supervisor, core)
         self._identify(m, registers)
 
@@ -94,15 +106,6 @@ class Accelerator(wiring.Component):
                 getattr(registers, f"{name.lower()}_high").eq(value[REGISTER_BITS:]),
             ]
         return m
-
-    def _connect(self, m: Module, prefix: str, inner: wiring.PureInterface) -> None:
-        """Connect ports to an inner interface: those that are inputs there come from outside."""
-        for name, member in inner.signature.members.items():
-            port, signal = getattr(self, prefix + name), getattr(inner, name)
-            if member.flow is Out:
-                m.d.comb += port.eq(signal)
-            else:
-                m.d.comb += signal.eq(port)
 
     def _control(
         self, m: Module, registers: RegisterFile, supervisor: Supervisor, core: Core

@@ -15,7 +15,6 @@ from palquant.hw.beats import BeatSequencer
 from palquant.hw.config import Geometry
 from palquant.hw.correction import Correction
 from palquant.hw.isa import Source, digits
-from palquant.hw.mac import DEFAULT_REGISTERS, tree_latency
 from palquant.hw.operands import OperandFetch
 from palquant.hw.pool import PoolingUnit
 from palquant.hw.post import PostProcessor
@@ -25,7 +24,7 @@ Cycles = npt.NDArray[np.int64]
 
 #: From a word's issue to its appearance behind the sequencer's registers.
 _ISSUE = 1
-#: Registers of the array behind its adder trees: the accumulator, and the result.
+#: Registers of the array behind those of the sums: the accumulator, and the result.
 _ARRAY_REGISTERS = 2
 # In cycles after a result, as hw/post.py lines its blocks up.
 _AFFINE = BeatSequencer.LATENCY + Correction.LATENCY - Affine.VALUE_DELAY
@@ -45,8 +44,7 @@ class Port(Enum):
 
 def array_latency(geometry: Geometry) -> int:
     """``ComputeEngine.array_latency`` without a compute engine: 1 + operands + array."""
-    tree = tree_latency(geometry.tin, DEFAULT_REGISTERS)
-    return _ISSUE + OperandFetch.LATENCY + tree + _ARRAY_REGISTERS
+    return _ISSUE + OperandFetch.LATENCY + geometry.array_registers + _ARRAY_REGISTERS
 
 
 def pool_latency() -> int:

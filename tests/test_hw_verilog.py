@@ -16,7 +16,7 @@ def test_words_are_masked_as_words():
 
 def test_module_and_ports_are_those_of_the_component():
     own, plain = (
-        convert(DotProduct(8), name="unit").partition("\nmodule unit(")[2].split("endmodule")[0]
+        convert(DotProduct(8, (0, 3)), name="unit").partition("\nmodule unit(")[2].split("endmodule")[0]
         for convert in (verilog.convert, backend.convert)
     )
     ports = [sorted(re.findall(r"^  (?:in|out)put .*;$", text, re.M)) for text in (own, plain)]
