@@ -150,7 +150,7 @@ class Family:
         name: As in commands and reports.
         title: For people.
         unit: What its look-up tables are counted in.
-        synthesis: Yosys command; ``-top`` follows.
+        synthesis: Yosys commands; ``{top}`` stands for the top module.
         technology: What an array engineered for it is made of; None where there is none.
         count: Area of a netlist's cells.
     """
@@ -158,20 +158,32 @@ class Family:
     name: str
     title: str
     unit: str
-    synthesis: str
+    synthesis: tuple[str, ...]
     technology: Technology | None
     count: Callable[[list[Cell]], Area]
 
 
+#: What ``synth_xilinx`` does, but with abc where it takes abc9, which ends without a word on arrays
+#: of some thousand tables (Yosys 0.70 in WebAssembly). Two LUT5 that share a table cost as one.
+_XILINX7_SYNTHESIS = (
+    "synth_xilinx -family xc7 -noiopad -run :map_luts -top {top}",
+    "opt_expr -mux_undef -noclkinv",
+    "abc -luts 2:2,3,6:5,10,20",
+    "clean",
+    "techmap -map +/xilinx/lut_map.v -map +/xilinx/cells_map.v -D LUT_WIDTH=6",
+    "xilinx_dffopt",
+    "opt_lut_ins -tech xilinx",
+)
+
 FAMILIES = {
     item.name: item
     for item in (
-        Family("ecp5", "Lattice ECP5", "LUT4 slots", "synth_ecp5 -noiopad -nodsp",
+        Family("ecp5", "Lattice ECP5", "LUT4 slots", ("synth_ecp5 -noiopad -top {top}",),
                Technology.ECP5, _ecp5),
-        Family("ice40", "Lattice iCE40 UltraPlus", "logic cells", "synth_ice40 -device u",
-               None, _ice40),
-        Family("xilinx7", "Xilinx series 7", "LUT6", "synth_xilinx -family xc7 -nodsp -noiopad",
-               Technology.XILINX7, _xilinx7),
+        Family("ice40", "Lattice iCE40 UltraPlus", "logic cells",
+               ("synth_ice40 -device u -dsp -top {top}",), None, _ice40),
+        Family("xilinx7", "Xilinx series 7", "LUT6", _XILINX7_SYNTHESIS, Technology.XILINX7,
+               _xilinx7),
     )
 }  # fmt: skip
 

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 from palquant.files import write_text, write_together
+from palquant.hw.carry_chain import Technology
+from palquant.hw.compute import ComputeEngine
 from palquant.hw.config import Geometry
 from palquant.hw.describe import c_header, geometry_json, instructions_json, registers_json
 from palquant.hw.top import Accelerator
@@ -23,16 +25,24 @@ FILES = (
 )
 
 
-def verilog(geometry: Geometry) -> str:
+def verilog(geometry: Geometry, technology: Technology | None = None) -> str:
     """The accelerator as Verilog: module ``palquant`` and those below it.
+
+    Parameters:
+        geometry: Sizes of the machine.
+        technology: What the array is made of; None for adders that any tool makes something of.
 
     The same geometry and the same versions of the tools give the same text, wherever the sources
     lie: no attribute says where a line comes from.
     """
-    return convert(Accelerator(geometry), MODULE)
+    return convert(Accelerator(geometry, ComputeEngine(geometry, technology)), MODULE)
 
 
-def generate(geometry: Geometry, directory: str | os.PathLike[str]) -> list[Path]:
+def generate(
+    geometry: Geometry,
+    directory: str | os.PathLike[str],
+    technology: Technology | None = None,
+) -> list[Path]:
     """Write a machine's files into ``directory``, which is made if it does not exist.
 
     - ``palquant.v``: the accelerator
@@ -43,6 +53,11 @@ def generate(geometry: Geometry, directory: str | os.PathLike[str]) -> list[Path
 
     Each file is complete whenever it exists under its name.
 
+    Parameters:
+        geometry: Sizes of the machine.
+        directory: Where to write.
+        technology: See :func:`verilog`.
+
     Returns:
         The files' paths.
 
@@ -50,7 +65,7 @@ def generate(geometry: Geometry, directory: str | os.PathLike[str]) -> list[Path
         OutputError: The directory or a file in it cannot be written.
     """
     texts = (
-        verilog(geometry),
+        verilog(geometry, technology),
         c_header(geometry),
         registers_json(),
         instructions_json(),

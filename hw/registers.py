@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 from palquant.errors import InputError
 from palquant.hw import isa
@@ -17,25 +18,28 @@ from palquant.hw import isa
 REGISTER_BITS = 32
 #: Bits of the AXI4-Lite address: a 4 KiB page, the smallest that address editors map.
 ADDRESS_BITS = 12
+#: Where the map lies on the bus of a board's host link; the board's memory is at 0.
+LINK_ADDRESS = 0x8000_0000
 #: Width of a performance counter, which takes two registers: a week at 400 MHz.
 COUNTER_BITS = 48
 #: Cycles without progress after which the watchdog reports an error, unless told otherwise.
 WATCHDOG_RESET = 1 << 20
 
 
-class _Documented(enum.IntEnum):
+class Documented(enum.IntEnum):
     """An enumeration whose members carry a one-line description, ``doc``."""
 
     doc: str
 
-    def __new__(cls, value: int, doc: str = "") -> _Documented:
+    def __new__(cls, value: int, doc: str = "") -> Self:
+        """Make the member; an enumeration finds it by ``value`` alone."""
         member = int.__new__(cls, value)
         member._value_ = value
         member.doc = doc
         return member
 
 
-class ErrorCode(_Documented):
+class ErrorCode(Documented):
     """Why a run ended early: field ``code`` of STATUS."""
 
     NONE = 0, "No error."
@@ -55,7 +59,7 @@ class ErrorCode(_Documented):
     TOKEN_OVERFLOW = 10, "More tokens were given than a token counter can hold."
 
 
-class Stall(_Documented):
+class Stall(Documented):
     """What a unit waits for: the fields of STALL."""
 
     IDLE = 0, "Nothing to do."
@@ -70,7 +74,7 @@ class Stall(_Documented):
     DRAIN = 9, "Instructions that started earlier, to complete."
 
 
-class Activity(_Documented):
+class Activity(Documented):
     """What the compute engine spent a cycle on: exactly one of these, every cycle.
 
     The compute engine itself knows ARRAY, POOL, OUTPUT (pacing), MERGE and DRAIN; where it has no
@@ -128,7 +132,7 @@ class Field:
     access: Access
     doc: str
     reset: int = 0
-    values: type[_Documented] | None = None
+    values: type[Documented] | None = None
 
 
 @dataclass(frozen=True)

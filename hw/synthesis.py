@@ -39,7 +39,13 @@ def find_tool(package: str) -> str:
     return path
 
 
-def synthesize(verilog: str, top: str, family: Family, netlist: Path | None = None) -> Area:
+def synthesize(
+    verilog: str,
+    top: str,
+    family: Family,
+    netlist: Path | None = None,
+    netlist_verilog: Path | None = None,
+) -> Area:
     """Make a family's cells of a design, and count them.
 
     Parameters:
@@ -47,6 +53,7 @@ def synthesize(verilog: str, top: str, family: Family, netlist: Path | None = No
         top: Its top module.
         family: The family.
         netlist: Where to keep the netlist (Yosys JSON), for place and route.
+        netlist_verilog: Where to keep it as Verilog, for simulation with the family's cell models.
 
     Raises:
         ToolError: Yosys is not installed, or fails; the message is its own.
@@ -55,10 +62,11 @@ def synthesize(verilog: str, top: str, family: Family, netlist: Path | None = No
     with tempfile.TemporaryDirectory(prefix="palquant-synthesis-") as folder:
         # Names without folders: Yosys in WebAssembly sees the folder that it starts in.
         Path(folder, "design.v").write_text(verilog)
-        script = (
-            f"read_verilog design.v\n{family.synthesis} -top {top}\n"
-            "flatten\nopt_clean\nwrite_json netlist.json\n"
-        )
+        commands = [command.format(top=top) for command in family.synthesis]
+        commands += ["flatten", "opt_clean", "write_json netlist.json"]
+        if netlist_verilog is not None:
+            commands.append("write_verilog -noattr netlist.v")
+        script = "\n".join(["read_verilog design.v", *commands, ""])
         Path(folder, "script.ys").write_text(script)
         result = subprocess.run(
             [yosys, "-q", "script.ys"], cwd=folder, capture_output=True, text=True, check=False
@@ -71,4 +79,6 @@ def synthesize(verilog: str, top: str, family: Family, netlist: Path | None = No
         module = json.loads(made.read_text())["modules"][top]
         if netlist is not None:
             shutil.move(made, netlist)
+        if netlist_verilog is not None:
+            shutil.move(Path(folder, "netlist.v"), netlist_verilog)
     return family.count(cells_of(module))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from palquant import accuracy, golden, sim
+from palquant import accuracy, area, golden, sim
 from palquant.benchmark import Case, layer_reports, measure, peak_memory_mib
 from palquant.errors import ConfigurationError, MismatchError
 from palquant.files import make_folder, write_json
@@ -227,10 +227,11 @@ BENCHMARKS: dict[str, Callable[[Namespace], Report]] = {
     "speedup": speedup,
     "growth": growth,
     "accuracy": accuracy.accuracy,
+    "area": area.area,
 }
 #: Options of benchmarks in RTL, and their defaults; every other benchmark has its own.
 OPTIONS = {"geometry": "kilomac", "size": 224, "base_width": 64}
-OTHER_OPTIONS = {"accuracy": accuracy.OPTIONS}
+OTHER_OPTIONS: dict[str, dict[str, Any]] = {"accuracy": accuracy.OPTIONS, "area": area.OPTIONS}
 
 
 def _complete(options: Namespace) -> None:

@@ -248,6 +248,7 @@ def compare(options: Namespace) -> Report:
 
 def generate(options: Namespace) -> Report:
     """Write Verilog, register map and, with an image, memory files."""
+    from palquant.hw.carry_chain import Technology
     from palquant.hw.generate import FILES as MACHINE_FILES
     from palquant.hw.generate import generate as generate_files
     from palquant.sw.formats import FORMATS
@@ -266,7 +267,7 @@ def generate(options: Namespace) -> Report:
     _check_generated(options.output, {*MACHINE_FILES, *FILES, *(f"image.{n}" for n in FORMATS)})
 
     with write_together(options.output) as aside:
-        generate_files(machine, aside)
+        generate_files(machine, aside, options.technology and Technology(options.technology))
         if image is not None:
             for name in FILES:
                 shutil.copyfile(options.image / name, aside / name)

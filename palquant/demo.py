@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from palquant import golden
-from palquant.cli import positive
+from palquant.arguments import positive
 from palquant.files import write_json
 from palquant.golden.config import TrainConfig
 from palquant.golden.data import Split, load_digits_split

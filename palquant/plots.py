@@ -152,11 +152,33 @@ def accuracy(report: Report) -> Figure:
 
 
 #: Benchmark -> the picture of its report.
+def area(report: Report) -> Figure:
+    """Look-up tables for each multiplier, of arrays alone and of whole accelerators."""
+    builds = report["builds"]
+    scopes = list(dict.fromkeys(build["scope"] for build in builds))
+    figure = Figure(figsize=(9, 1.5 + 0.35 * len(builds)), layout="constrained")
+    for axes, scope in zip(figure.subplots(len(scopes), squeeze=False)[:, 0], scopes, strict=True):
+        rows = [build for build in builds if build["scope"] == scope]
+        targets = list(dict.fromkeys(build["target"] for build in builds))
+        for place, build in enumerate(rows):
+            axes.barh(place, build["lut_per_mac"], color=COLORS[targets.index(build["target"])])
+            clock = f", {build['fmax_mhz']:.0f} MHz" if build["fmax_mhz"] else ""
+            label = f" {build['lut_per_mac']:.1f} ({build['lut']:,}{clock})"
+            axes.text(build["lut_per_mac"], place, label, va="center", fontsize="x-small")
+        axes.set_yticks(range(len(rows)), [f"{row['target']} {row['geometry']}" for row in rows])
+        axes.invert_yaxis()
+        axes.margins(x=0.2)
+        axes.set_xlabel("look-up tables for each 2-bit multiplier")
+        axes.set_title(f"{scope} (look-up tables in all, clock after routing)")
+    return figure
+
+
 PLOTS: dict[str, Callable[[Report], Figure]] = {
     "resnet18": layer_cycles,
     "speedup": speedups,
     "growth": growth,
     "accuracy": accuracy,
+    "area": area,
 }
 
 

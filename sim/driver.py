@@ -37,80 +37,11 @@ from palquant.sim.execute import (
     execute,
 )
 from palquant.sim.machine import build_simulator
+from palquant.sw.regions import Regions
 
 Bytes = npt.NDArray[np.uint8]
 
-#: Where the memory image lies on the bus; input and output regions follow it.
-IMAGE_ADDRESS = 0x4000_0000
-#: Regions begin at multiples of this: a page, as an operating system would hand them out.
-ALIGNMENT = 4096
-#: Poison beyond the last region, so that a write beyond it is seen and not answered DECERR.
-GUARD = 4096
-
 _STATUS = ("STATUS", "ERROR_ADDRESS", "STALL", "IMAGES_DONE")
-
-
-@dataclass(frozen=True)
-class Regions:
-    """Where image, inputs and outputs lie in memory: byte addresses and bytes.
-
-    Parameters:
-        image: Address of the memory image.
-        input: Address of the first image's input.
-        output: Address of the first image's output.
-        input_stride: Bytes from one input to the next.
-        output_stride: Bytes from one output to the next.
-        base: First address of the memory.
-        size: Bytes of the memory.
-    """
-
-    image: int
-    input: int
-    output: int
-    input_stride: int
-    output_stride: int
-    base: int
-    size: int
-
-    @classmethod
-    def place(
-        cls,
-        geometry: Geometry,
-        image_bytes: int,
-        input_bytes: int,
-        output_bytes: int,
-        images: int,
-    ) -> Regions:
-        """Regions one behind the other; strides are sizes rounded up to the bus width."""
-
-        def up(value: int, unit: int) -> int:
-            return value + -value % unit
-
-        input_stride = up(input_bytes, geometry.bus_bytes)
-        output_stride = up(output_bytes, geometry.bus_bytes)
-        first_input = up(IMAGE_ADDRESS + image_bytes, ALIGNMENT)
-        first_output = up(first_input + images * input_stride, ALIGNMENT)
-        end = up(first_output + images * output_stride, ALIGNMENT) + GUARD
-        return cls(
-            image=IMAGE_ADDRESS,
-            input=first_input,
-            output=first_output,
-            input_stride=input_stride,
-            output_stride=output_stride,
-            base=IMAGE_ADDRESS,
-            size=end - IMAGE_ADDRESS,
-        )
-
-    def settings(self, images: int) -> dict[str, int]:
-        """Register values that tell the machine where things are."""
-        return {
-            "IMAGE_ADDRESS": self.image,
-            "INPUT_ADDRESS": self.input,
-            "OUTPUT_ADDRESS": self.output,
-            "INPUT_STRIDE": self.input_stride,
-            "OUTPUT_STRIDE": self.output_stride,
-            "IMAGE_COUNT": images,
-        }
 
 
 @dataclass(frozen=True)

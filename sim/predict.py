@@ -23,7 +23,6 @@ from palquant.hw.isa import Cause, Source
 from palquant.hw.registers import Activity
 from palquant.hw.tokens import Engine
 from palquant.sim.bus import Bus
-from palquant.sim.driver import Regions
 from palquant.sim.predict_compute import ComputeTiming, Port, Ports
 from palquant.sim.predict_events import Clock, Dispatch, Instruction, Tokens
 from palquant.sim.predict_fetch import Fetch, PrefetchModel
@@ -32,6 +31,7 @@ from palquant.sim.predict_transfer import Load, ReadChannel, Store
 from palquant.sim.run import LayerProfile, Profile
 from palquant.sw.emulator import Emulator, Program
 from palquant.sw.image import MemoryImage
+from palquant.sw.regions import Regions
 
 #: Cycles from the doorbell to the run's first: the supervisor's states IDLE and CLEAR.
 _BEFORE = 2

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from palquant.hw.config import Geometry
 from palquant.hw.isa import Base
 from palquant.hw.transfer import RowWalker
-from palquant.sim.driver import Regions
 from palquant.sim.predict_events import Clock, Instruction
+from palquant.sw.regions import Regions
 
 
 @dataclass(frozen=True, eq=False)

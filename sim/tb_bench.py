@@ -19,8 +19,8 @@ from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiResp, AxiSlave
 
 from palquant.hw.config import Geometry
 from palquant.hw.registers import REGISTERS, ErrorCode
-from palquant.sim.driver import Regions
 from palquant.sim.programs import Program
+from palquant.sw.regions import Regions
 
 CLOCK_NS = 10
 RESET_CYCLES = 8

@@ -27,9 +27,9 @@ from palquant.hw.registers import (
     Stall,
 )
 from palquant.sim.cocotb_runner import bench_parameters
-from palquant.sim.driver import Regions
 from palquant.sim.programs import Program, blocked, copy_program, faults
 from palquant.sim.tb_bench import Bench, geometry_of
+from palquant.sw.regions import Regions
 
 #: Cycles that a small program may take, stalls included.
 RUN_CYCLES = 60_000

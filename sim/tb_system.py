@@ -12,9 +12,9 @@ import cocotb
 from cocotb.handle import HierarchyObject
 
 from palquant.sim.cocotb_runner import bench_parameters
-from palquant.sim.driver import Regions
 from palquant.sim.programs import Program
 from palquant.sim.tb_bench import Bench, geometry_of
+from palquant.sw.regions import Regions
 
 #: Simulated time that all runs together may take.
 TIMEOUT_MS = 10_000

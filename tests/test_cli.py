@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from palquant.cli import build_parser, file_path, main
+from palquant.arguments import file_path
+from palquant.cli import build_parser, main
 from palquant.errors import MismatchError
 from palquant.golden.data import load_digits_split
 from palquant.guard import guarded, run_guarded
@@ -376,7 +377,7 @@ def test_every_command_has_help_with_an_example():
     choices = next(action.choices for action in parser._actions if action.choices)
     assert set(choices) == {
         "train", "import", "export", "compile", "simulate", "compare", "generate", "bench",
-        "inspect",
+        "inspect", "bitstream", "host", "package",
     }  # fmt: skip
     for command in choices.values():
         text = command.format_help()

@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from networks import Builder, basic_block, drawer, random_network, shuffled_network
 
 from palquant.errors import CapacityError, RangeError
+from palquant.hw.carry_chain import Technology
 from palquant.hw.config import PRESETS, Geometry
+from palquant.hw.generate import verilog
 from palquant.hw.isa import Opcode
+from palquant.sim.build import build_driver
 from palquant.sim.bus import Bus
 from palquant.sim.driver import Simulator
 from palquant.sim.run import profile
@@ -181,6 +184,24 @@ def test_strips_pass_from_layer_to_layer(keep_all):
              if opcode is Opcode.COMPUTE]  # fmt: skip
     assert order != sorted(order)
     check(SMALL, b, image, Bus(latency=30, stall=0.2, seed=2))
+
+
+@pytest.mark.parametrize("registers", [2, 6])
+def test_the_array_in_carry_chains_is_the_same_machine(registers):
+    """Values and cycles of a network with sums held over instructions; more registers, the same."""
+    machine = dataclasses.replace(SMALL, array_registers=registers)
+    b = shuffled_network()
+    image = compile_graph(b.graph(), machine)
+    inputs, bus = image.pack_input(b.codes), Bus(latency=20, stall=0.1, seed=1)
+    chained = verilog(machine, Technology.GENERIC)
+    executable = build_driver(chained, label=f"chained array, {registers} registers")
+    results = [
+        simulator.run(image.data, inputs, image.output_bytes, bus=bus)
+        for simulator in (Simulator(machine, executable=executable), Simulator(machine))
+    ]
+    assert require_equal(compare_outputs(image, results[0].outputs, b.values)) > 0
+    assert results[0].cycles == results[1].cycles
+    assert results[0].counters == results[1].counters
 
 
 def test_lanes_without_a_channel_may_hold_any_number():

@@ -9,8 +9,9 @@ import pytest
 
 from palquant.errors import OutputError
 from palquant.hw.axi import Lite, ReadChannels, WriteChannels
+from palquant.hw.carry_chain import Technology
 from palquant.hw.config import geometry
-from palquant.hw.generate import generate
+from palquant.hw.generate import generate, verilog
 from palquant.hw.registers import ADDRESS_BITS
 from palquant.sim.machine import machine_verilog
 from palquant.sim.toolchain import find_toolchain
@@ -141,14 +142,14 @@ def test_text_does_not_depend_on_hashes_or_folders(files, tmp_path):
 
 
 def test_folder_that_cannot_be_made(tmp_path, monkeypatch):
-    monkeypatch.setattr("palquant.hw.generate.verilog", lambda geometry: "")
+    monkeypatch.setattr("palquant.hw.generate.verilog", lambda *_: "")
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match=r"file/below: cannot write: Not a directory$"):
         generate(TINY, tmp_path / "file" / "below")
 
 
 def test_failure_leaves_the_old_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("palquant.hw.generate.verilog", lambda geometry: "new")
+    monkeypatch.setattr("palquant.hw.generate.verilog", lambda *_: "new")
     (tmp_path / "palquant.v").write_text("old")
 
     def fail(source, target):
@@ -160,3 +161,10 @@ def test_failure_leaves_the_old_file(tmp_path, monkeypatch):
         generate(TINY, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["palquant.v"]
     assert (tmp_path / "palquant.v").read_text() == "old"
+
+
+@pytest.mark.parametrize(("technology", "cell"), [("ecp5", "CCU2C"), ("xilinx7", "CARRY4")])
+def test_an_array_for_one_family_names_its_cells(technology, cell):
+    text = verilog(TINY, Technology(technology))
+    assert f"  {cell} " in text
+    assert cell not in verilog(TINY)

@@ -21,8 +21,8 @@ def test_a_counter_on_an_ice40(tmp_path):
     routed = place_and_route(netlist, device, target_mhz=20, log=log)
     assert area.ff == 8
     # nextpnr adds cells where a carry chain begins and ends.
-    assert area.lut <= routed.used[device.logic] <= area.lut + 4
-    assert routed.available[device.logic] == device.lut
+    assert area.lut <= routed.used["ICESTORM_LC"] <= area.lut + 4
+    assert device.resources.items() <= routed.available.items()
     assert 10 < routed.fmax_mhz < 300
     assert place_and_route(netlist, device, target_mhz=20) == routed
     assert log.is_file()

@@ -15,10 +15,11 @@ def test_words_are_masked_as_words():
 
 
 def test_module_and_ports_are_those_of_the_component():
-    own, plain = (
-        convert(DotProduct(8, (0, 3)), name="unit").partition("\nmodule unit(")[2].split("endmodule")[0]
+    texts = (
+        convert(DotProduct(8, (0, 3)), name="unit")
         for convert in (verilog.convert, backend.convert)
     )
+    own, plain = (text.partition("\nmodule unit(")[2].split("endmodule")[0] for text in texts)
     ports = [sorted(re.findall(r"^  (?:in|out)put .*;$", text, re.M)) for text in (own, plain)]
     assert ports[0] == ports[1]
     assert len(ports[0]) == 5  # clk, rst, a, c, o

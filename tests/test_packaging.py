@@ -27,6 +27,7 @@ DIRECTIONS = {
         *COMMON,
         "palquant.hw.config",
         "palquant.hw.isa",
+        "palquant.hw.link",
         "palquant.hw.registers",
     },
     "palquant.golden": {

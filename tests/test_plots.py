@@ -34,6 +34,14 @@ REPORTS = {
             )
         ],
     },
+    "area": {
+        "builds": [
+            {"target": target, "geometry": "tiny", "scope": scope, "lut": 700, "lut_per_mac": 7.0,
+             "fmax_mhz": fmax}
+            for target, fmax in (("ecp5", 150.0), ("xilinx7", None))
+            for scope in ("array", "accelerator")
+        ],
+    },
     "growth": {
         "geometry": "kilomac",
         "rows": [
@@ -58,7 +66,7 @@ def test_the_same_report_gives_the_same_svg(name, tmp_path):
     text = first.read_text()
     words = {
         "resnet18": "stage1.0.conv1", "speedup": "resnet18 W2A2 G=2", "growth": "MAC",
-        "accuracy": "Pareto front",
+        "accuracy": "Pareto front", "area": "multiplier",
     }  # fmt: skip
     assert words[name] in text
 

@@ -10,10 +10,11 @@ from palquant.hw.isa import Base, Memory, Opcode
 from palquant.hw.registers import Activity, ErrorCode, Stall
 from palquant.hw.transfer import STORABLE
 from palquant.sim.bus import Bus
-from palquant.sim.driver import IMAGE_ADDRESS, Regions, Simulator
+from palquant.sim.driver import Simulator
 from palquant.sim.execute import TIMELINE_ENGINES, Dump, execute
 from palquant.sim.programs import assemble, blocked, copy_program, faults
 from palquant.sw.emulator import Emulator
+from palquant.sw.regions import IMAGE_ADDRESS, Regions
 
 GEOMETRY = PRESETS["tiny"]
 #: Cycles from the doorbell's acceptance to the first counted one, and from the last to the line.
