@@ -23,8 +23,6 @@ from palquant.hw.ip_scripts import (
 from palquant.hw.ip_wrapper import CLOCK, IP_MODULE, MANAGER, RESET, SUBORDINATE, wrapper_verilog
 from palquant.hw.ip_xact import component_xml, identifier
 
-#: The FPGA unless another one is named: that of PYNQ-Z1, PYNQ-Z2 and Zybo Z7-20.
-PART = "xc7z020clg400-1"
 #: The Verilog files, the top module's last.
 SOURCES = (f"{MODULE}.v", f"{IP_MODULE}.v")
 #: The constraints for synthesis out of context.
@@ -56,7 +54,7 @@ def check_part(part: str) -> str:
     """
     if not _PARTS.fullmatch(part):
         raise ConfigurationError(
-            f"part {part!r}: block_design.tcl is for Zynq-7000, such as {PART}"
+            f"part {part!r}: block_design.tcl is for Zynq-7000, whose parts begin with xc7z"
         )
     return part
 
@@ -105,7 +103,7 @@ def package(
     directory: str | os.PathLike[str],
     *,
     version: str,
-    part: str = PART,
+    part: str,
     technology: Technology | None = Technology.XILINX7,
 ) -> list[Path]:
     """Write an IP package into ``directory``, which is made if it does not exist.

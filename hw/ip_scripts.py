@@ -24,6 +24,8 @@ from palquant.hw.ip_xact import (
 )
 from palquant.hw.registers import ADDRESS_BITS, REGISTER_BITS, REGISTERS
 
+#: What a script is told: a text, a number, or a list of texts.
+Setting = str | int | Sequence[str]
 #: Where the block design puts the registers: the first address of those that Vivado gives to user
 #: IP behind port GP0 of Zynq-7000.
 REGISTERS_ADDRESS = 0x43C0_0000
@@ -39,8 +41,8 @@ create_project -force palquant_packaging $work -part $part
 set sources {}
 foreach name $verilog { lappend sources [file join $here $name] }
 add_files -norecurse $sources
-add_files -fileset constrs_1 -norecurse [file join $here $constraints]
-set_property USED_IN {out_of_context} [get_files [file join $here $constraints]]
+add_files -fileset constrs_1 -norecurse [list [file join $here $constraints]]
+set_property USED_IN {out_of_context} [get_files $constraints]
 set_property top $module [current_fileset]
 update_compile_order -fileset sources_1
 
@@ -147,7 +149,7 @@ regenerate_bd_layout
 validate_bd_design
 save_bd_design
 set wrapper [make_wrapper -files [get_files $name.bd] -top]
-add_files -norecurse $wrapper
+add_files -norecurse [list $wrapper]
 set_property top ${name}_wrapper [current_fileset]
 update_compile_order -fileset sources_1
 
@@ -163,13 +165,13 @@ if {$build} {
 """
 
 
-def _quoted(value: str | int | Sequence[str]) -> str:
+def _quoted(value: Setting) -> str:
     """A value as a word of Tcl; the braces in ours are balanced."""
     text = str(value) if isinstance(value, str | int) else " ".join(value)
     return f"{{{text}}}"
 
 
-def _script(head: str, settings: Mapping[str, str | int | Sequence[str]], body: str) -> str:
+def _script(head: str, settings: Mapping[str, Setting], body: str) -> str:
     lines = [head, "set here [file dirname [file normalize [info script]]]"]
     lines += [f"set {name} {_quoted(value)}" for name, value in settings.items()]
     return "\n".join(lines) + "\n" + body
@@ -206,7 +208,7 @@ def package_script(
         constraints: Name of the constraints for synthesis out of context.
     """
     title = f"geometry {geometry.name}"
-    settings = {
+    settings: dict[str, Setting] = {
         "part": part,
         "module": IP_MODULE,
         "verilog": sources,
@@ -241,14 +243,14 @@ def design_script(geometry: Geometry, *, version: str, part: str) -> str:
         version: The package's version, of three numbers.
         part: The FPGA, a Zynq-7000.
     """
-    choices = {
+    choices: dict[str, Setting] = {
         "part": part,
         "board_part": "",
         "clock_mhz": CLOCK_MHZ,
         "build": 0,
         "jobs": 2,
     }
-    settings = {
+    settings: dict[str, Setting] = {
         "name": "palquant_system",
         "accelerator": identifier(version),
         "memory_bits": min(geometry.bus_bits, _PORT_BITS),

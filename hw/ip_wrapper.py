@@ -205,6 +205,8 @@ def wrapper_verilog(geometry: Geometry) -> str:
     unused: list[str] = []
     connections: dict[str, str] = {}
     for interface in interfaces(geometry):
+        # Without a register: the host may write in the first cycle after the reset, and
+        # ``s_axi_awready`` is high then.
         inverted = interface.parameters.get("POLARITY") == "ACTIVE_LOW"
         for port in interface.ports:
             declarations.append(_declaration(interface, port))

@@ -6,7 +6,7 @@ The standard's schema prescribes the order of all elements.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from palquant.hw.axi import ADDRESS_BITS
 from palquant.hw.carry_chain import Technology
@@ -221,7 +221,7 @@ def _add_model(parent: ET.Element, ports: Sequence[Port]) -> None:
         _add_port(place, port)
 
 
-def _add_file_set(parent: ET.Element, view: str, files: dict[str, tuple[str, ...]]) -> None:
+def _add_file_set(parent: ET.Element, view: str, files: Mapping[str, Sequence[str]]) -> None:
     element = _add(parent, "fileSet")
     _add(element, "name", f"{view}_view_fileset")
     for name, types in files.items():

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from palquant import __version__, cli_board, cli_network, commands, guard
+from palquant import __version__, cli_board, cli_network, commands, generated, guard
 from palquant.arguments import (
     add_command,
     add_geometry,
@@ -102,7 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
     generate = add_command(
         sub,
         "generate",
-        commands.generate,
+        generated.generate,
         "write Verilog, register map and memory files",
         "palquant generate --geometry tiny --image build/image -o build/verilog",
     )

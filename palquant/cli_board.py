@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from palquant import board, package
+from palquant import board, generated
 from palquant.arguments import (
     add_board,
     add_command,
@@ -87,7 +87,7 @@ def _add_package(sub: Any) -> None:
     parser = add_command(
         sub,
         "package",
-        package.package,
+        generated.package,
         "write an IP package for Vivado, with AXI interfaces, for Zynq and other Xilinx parts",
         "palquant package --geometry tiny --image build/image -o build/ip",
     )
@@ -100,18 +100,19 @@ def _add_package(sub: Any) -> None:
         "--format",
         action="append",
         default=[],
-        choices=package.MEMORY_FORMATS,
+        choices=generated.VIVADO_FORMATS,
         help="also write the image in this format (repeatable; default: image.bin and .hex only)",
     )
     parser.add_argument(
         "--part",
+        default=generated.PART,
         metavar="PART",
-        help="Zynq-7000 that the scripts make projects for (default: xc7z020clg400-1)",
+        help=f"Zynq-7000 that the scripts make projects for (default: {generated.PART})",
     )
     parser.add_argument(
         "--technology",
-        choices=package.TECHNOLOGIES,
-        default=package.TECHNOLOGIES[0],
+        choices=generated.TECHNOLOGIES,
+        default=generated.TECHNOLOGIES[0],
         help="array in the carry chains of Xilinx series 7, or of adders that any tool understands "
         "(default: xilinx7)",
     )

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 from argparse import Namespace
-from collections.abc import Collection
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from palquant.errors import ConfigurationError, InputError, MismatchError, OutputError
-from palquant.files import write_together
+from palquant.errors import ConfigurationError, InputError, MismatchError
 from palquant.hw.config import geometry
 from palquant.inputs import note, read_images, read_labels
 from palquant.sim.bus import LATENCY, Bus
@@ -244,56 +240,6 @@ def compare(options: Namespace) -> Report:
                 window = f" (cycles {layer.first} to {layer.last})" if label == "RTL" else ""
                 raise MismatchError(f"{label}: {item.describe()}{window}", report)
     return report
-
-
-def generate(options: Namespace) -> Report:
-    """Write Verilog, register map and, with an image, memory files."""
-    from palquant.hw.carry_chain import Technology
-    from palquant.hw.generate import FILES as MACHINE_FILES
-    from palquant.hw.generate import generate as generate_files
-    from palquant.sw.formats import FORMATS
-    from palquant.sw.image import FILES
-
-    machine = geometry(options.geometry)
-    image = load_image(options.image) if options.image else None
-    if image is not None and image.geometry.identity != machine.identity:
-        raise InputError(
-            f"{options.image}: is compiled for geometry {image.geometry.name}, not {machine.name}"
-        )
-    if options.image and options.output.resolve() == options.image.resolve():
-        raise OutputError(f"{options.output}: is the memory image's own folder; name another")
-    if options.format and image is None:
-        raise InputError("--format needs --image: there is no memory image to write")
-    _check_generated(options.output, {*MACHINE_FILES, *FILES, *(f"image.{n}" for n in FORMATS)})
-
-    with write_together(options.output) as aside:
-        generate_files(machine, aside, options.technology and Technology(options.technology))
-        if image is not None:
-            for name in FILES:
-                shutil.copyfile(options.image / name, aside / name)
-            for name in options.format:
-                text = FORMATS[name](image.data, image.geometry.bus_bytes)
-                (aside / f"image.{name}").write_text(text)
-        files = [str(options.output / name) for name in sorted(os.listdir(aside))]
-    print("\n".join(files))
-    return {"geometry": machine.name, "files": files}
-
-
-def _check_generated(folder: Path, names: Collection[str]) -> None:
-    """Refuse a folder unless it is new, empty, or of an earlier generate.
-
-    Parameters:
-        folder: The folder.
-        names: All that generate may write.
-
-    Raises:
-        OutputError: It holds something else, or a memory image alone.
-    """
-    from palquant.hw.generate import FILES
-
-    found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if found and not set(FILES) <= found <= set(names):
-        raise OutputError(f"{folder}: holds other files; name an empty or a new directory")
 
 
 def bench(options: Namespace) -> Report:

@@ -5,20 +5,21 @@ import re
 import pytest
 
 from palquant.errors import ConfigurationError
+from palquant.hw.carry_chain import Technology
 from palquant.hw.config import geometry
 from palquant.hw.describe import c_header, geometry_json, registers_json
-from palquant.hw.generate import verilog
-from palquant.hw.ip_package import FILES, PART, check_part, package
+from palquant.hw.ip_package import FILES, check_part, package
+from palquant.sim.machine import machine_verilog
 
 TINY = geometry("tiny")
+PART = "xc7z020clg400-1"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("ip") / "new" / "folder"
-    assert {path.name for path in package(TINY, place, version="1.2.3", technology=None)} == {
-        *FILES
-    }
+    written = package(TINY, place, version="1.2.3", part=PART, technology=None)
+    assert [path.name for path in written] == [*FILES]
     return place
 
 
@@ -33,7 +34,7 @@ def test_all_files_are_there_and_nothing_else(folder):
 
 def test_texts_are_those_that_generate_writes(folder):
     for name, text in (
-        ("palquant.v", verilog(TINY)),
+        ("palquant.v", machine_verilog(TINY)),
         ("palquant_registers.h", c_header(TINY)),
         ("registers.json", registers_json()),
         ("geometry.json", geometry_json(TINY)),
@@ -41,15 +42,22 @@ def test_texts_are_those_that_generate_writes(folder):
         assert (folder / name).read_text() == text
 
 
-def test_same_package_again(folder, tmp_path):
-    package(TINY, tmp_path, version="1.2.3", technology=None)
+def test_same_package_again(folder, tmp_path, monkeypatch):
+    text = (folder / "palquant.v").read_text()
+    monkeypatch.setattr("palquant.hw.ip_package.verilog", lambda *_: text)
+    package(TINY, tmp_path, version="1.2.3", part=PART, technology=None)
     for name in FILES:
         assert (tmp_path / name).read_text() == (folder / name).read_text()
 
 
-def test_array_is_in_the_cells_of_series_7_unless_told_otherwise(folder, tmp_path):
-    package(TINY, tmp_path, version="1.2.3")
-    assert "  CARRY4 " in (tmp_path / "palquant.v").read_text()
+def test_array_is_in_the_cells_of_series_7_unless_told_otherwise(folder, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "palquant.hw.ip_package.verilog",
+        lambda machine, technology: asked.append(technology) or "",
+    )
+    package(TINY, tmp_path, version="1.2.3", part=PART)
+    assert asked == [Technology.XILINX7]
     assert "CARRY4" not in (folder / "palquant.v").read_text()
 
 
@@ -70,6 +78,6 @@ def test_parts_of_zynq_7000_are_taken(part):
 
 @pytest.mark.parametrize("part", ["", "xc7a35tcpg236-1", "xczu3eg-sbva484-1-e", "xc7z020}; exit"])
 def test_other_parts_are_refused(part, tmp_path):
-    with pytest.raises(ConfigurationError, match="block_design.tcl is for Zynq-7000"):
+    with pytest.raises(ConfigurationError, match=r"block_design\.tcl is for Zynq-7000"):
         package(TINY, tmp_path / "none", version="1.2.3", part=part)
     assert not (tmp_path / "none").exists()

@@ -40,6 +40,19 @@ def edited(folder, **choices):
     return path
 
 
+@pytest.mark.parametrize("name", ["block_design.tcl", "package_ip.tcl", "xgui.tcl", CONSTRAINTS])
+def test_brackets_close_in_order(folder, name):
+    """What can be said where there is no Tcl interpreter."""
+    open_ones = []
+    for line in (folder / name).read_text().splitlines():
+        for character in "" if line.lstrip().startswith("#") else line:
+            if character in "{[":
+                open_ones.append("}]"["{[".index(character)])
+            elif character in "}]":
+                assert open_ones.pop() == character, line
+    assert not open_ones
+
+
 def test_design_is_validated_and_has_a_top(vivado, folder):
     vivado.source(folder / "block_design.tcl")
     assert vivado.called("create_project")[0][0]["-part"] == PART
@@ -121,7 +134,7 @@ def test_packager_gets_the_files_and_the_registers(vivado, folder):
     vivado.source(folder / "package_ip.tcl")
     names = [*SOURCES, CONSTRAINTS]
     assert vivado.files == [str(folder / name) for name in names]
-    assert vivado.properties[str(folder / CONSTRAINTS)] == {"USED_IN": "out_of_context"}
+    assert vivado.properties[CONSTRAINTS] == {"USED_IN": "out_of_context"}
     assert vivado.registers == {
         register.name: list(register.fields) for register in REGISTERS.values()
     }

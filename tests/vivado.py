@@ -5,11 +5,17 @@ what a command does is no more than what the checks need.
 """
 
 import re
-import tkinter
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import pytest
+
 from palquant.hw.ip_xact import NAME_SPACES
+
+try:
+    import tkinter
+except ModuleNotFoundError:  # some systems ship Python without it
+    tkinter = None
 
 #: Command -> its options: without a value, with one.
 OPTIONS = {
@@ -136,6 +142,8 @@ class Vivado:
             "xilinx.com:ip:proc_sys_reset:5.0": resets,
         }
         self.failure = None
+        if tkinter is None:
+            pytest.skip("no Tcl interpreter: tkinter is not installed (Debian package python3-tk)")
         self.tcl = tkinter.Tcl()
         self.tcl.eval("namespace eval ipx {}; namespace eval ipgui {}")
         for name in OPTIONS:
