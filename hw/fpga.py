@@ -163,8 +163,8 @@ class Family:
     count: Callable[[list[Cell]], Area]
 
 
-#: What ``synth_xilinx`` does, but with abc where it takes abc9, which ends without a word on arrays
-#: of some thousand tables (Yosys 0.70 in WebAssembly). Two LUT5 that share a table cost as one.
+#: What ``synth_xilinx`` does, but with abc where it takes abc9, which fails on arrays: the names that
+#: it makes exist already (Yosys 0.70).
 _XILINX7_SYNTHESIS = (
     "synth_xilinx -family xc7 -noiopad -run :map_luts -top {top}",
     "opt_expr -mux_undef -noclkinv",
@@ -173,6 +173,7 @@ _XILINX7_SYNTHESIS = (
     "techmap -map +/xilinx/lut_map.v -map +/xilinx/cells_map.v -D LUT_WIDTH=6",
     "xilinx_dffopt",
     "opt_lut_ins -tech xilinx",
+    "blackbox =A:whitebox",
 )
 
 FAMILIES = {

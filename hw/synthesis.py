@@ -69,13 +69,18 @@ def synthesize(
         script = "\n".join(["read_verilog design.v", *commands, ""])
         Path(folder, "script.ys").write_text(script)
         result = subprocess.run(
-            [yosys, "-q", "script.ys"], cwd=folder, capture_output=True, text=True, check=False
-        )
-        if result.returncode != 0:
-            lines = [*result.stdout.splitlines(), *result.stderr.splitlines()]
-            errors = [line for line in lines if line.startswith("ERROR")] or lines[-1:]
-            raise ToolError(f"synthesis for {family.title}: {' '.join(errors)}")
+            # What Yosys in WebAssembly prints after it has run ABC is lost, but not its log.
+            [yosys, "-q", "-l", "yosys.log", "script.ys"],
+            cwd=folder, capture_output=True, text=True, check=False,
+        )  # fmt: skip
         made = Path(folder, "netlist.json")
+        if result.returncode != 0 or not made.is_file():
+            log = Path(folder, "yosys.log")
+            lines = log.read_text().splitlines() if log.is_file() else []
+            lines += [*result.stdout.splitlines(), *result.stderr.splitlines()]
+            errors = [line for line in lines if line.startswith("ERROR")] or lines[-1:]
+            silent = f"Yosys ended without a word (exit status {result.returncode})"
+            raise ToolError(f"synthesis for {family.title}: {' '.join(errors) or silent}")
         module = json.loads(made.read_text())["modules"][top]
         if netlist is not None:
             shutil.move(made, netlist)

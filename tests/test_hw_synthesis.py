@@ -4,6 +4,7 @@ The proofs hold for all inputs: a solver compares the vendor's cells, as Yosys m
 plain multiplications and additions.
 """
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,13 @@ from amaranth.back import verilog
 
 from palquant.errors import ToolError
 from palquant.hw.carry_chain import Technology
+from palquant.hw.chained_array import ChainedMacArray
+from palquant.hw.config import geometry
 from palquant.hw.fpga import FAMILIES
 from palquant.hw.heap_sum import sum_products
+from palquant.hw.least_area import unit_positions
 from palquant.hw.synthesis import find_tool, synthesize
+from palquant.hw.verilog import convert
 
 #: Models of the cells that chains are made of, in Yosys's own files.
 MODELS = {
@@ -88,6 +93,19 @@ def test_areas_of_a_dot_product(tmp_path):
     assert 46 <= found.lut <= 46 + 5 + 4  # levels end with half a CCU2C, four bits are passed on
     assert (found.ff, found.bram, found.dsp) == (0, 0, 0)
     assert (tmp_path / "net.json").is_file()
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if FAMILIES[name].technology])
+def test_areas_of_an_array(name):
+    """Several units, with what they share; a synthesis of one alone says little about names."""
+    family = FAMILIES[name]
+    machine = dataclasses.replace(geometry("tiny"), tout=4, lanes=4)
+    array = convert(ChainedMacArray(machine, family.technology), "array")
+    found = synthesize(array, "array", family)
+    positions = 4 * unit_positions(machine, family.technology)
+    assert positions < found.lut < 1.5 * positions
+    assert found.ff > 4 * 2 * machine.accumulator_bits
+    assert (found.bram, found.dsp) == (0, 0)
 
 
 def test_errors_of_yosys_are_passed_on():
