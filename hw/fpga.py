@@ -163,8 +163,8 @@ class Family:
     count: Callable[[list[Cell]], Area]
 
 
-#: What ``synth_xilinx`` does, but with abc where it takes abc9, which fails on arrays: the names that
-#: it makes exist already (Yosys 0.70).
+#: What ``synth_xilinx`` does, but with abc where it takes abc9, which fails on arrays: the names it
+#: makes exist already (Yosys 0.70).
 _XILINX7_SYNTHESIS = (
     "synth_xilinx -family xc7 -noiopad -run :map_luts -top {top}",
     "opt_expr -mux_undef -noclkinv",
