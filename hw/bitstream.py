@@ -72,7 +72,8 @@ def constraints(board: Board) -> str:
 def _pcf(board: Board) -> str:
     lines = []
     for port, (site, attributes) in board.pins().items():
-        pull_up = "-pullup yes " if attributes.get("PULLUP") else ""
+        up = attributes.get("PULLUP") or attributes.get("PULLMODE") == "UP"
+        pull_up = "-pullup yes " if up else ""
         lines.append(f"set_io {pull_up}{port} {site}")
     lines.append(f"set_frequency clk {board.oscillator_hz / 1e6:g}")
     return "\n".join(lines) + "\n"

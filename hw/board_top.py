@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from amaranth import ClockDomain, Const, Instance, Module, Signal
 from amaranth.lib import wiring
+from amaranth.lib.cdc import ResetSynchronizer
 from amaranth.lib.wiring import In, Out
 
 from palquant.hw.board_system import BoardSystem
@@ -29,7 +30,8 @@ class BoardTop(wiring.Component):
         clk: ``In(1)``, the oscillator.
         rx: ``In(1)``, serial line from the USB bridge.
         tx: ``Out(1)``, serial line to it.
-        led: ``Out(1)``, follows ``busy``; on some boards it lights when low.
+        led: ``Out(1)``, high while an image runs.
+        Each port of ``board.held_high``: ``Out(1)``, 1.
     """
 
     def __init__(self, board: Board, contents: bytes = b"") -> None:
@@ -43,7 +45,8 @@ class BoardTop(wiring.Component):
             technology=FAMILIES[DEVICES[board.device].family].technology,
             large=board.large_memory,
         )
-        super().__init__({"clk": In(1), "rx": In(1), "tx": Out(1), "led": Out(1)})
+        held = {port: Out(1) for port in board.held_high}
+        super().__init__({"clk": In(1), "rx": In(1), "tx": Out(1), "led": Out(1), **held})
 
     def elaborate(self, platform: object) -> Module:
         """A clock for the system. Registers begin as the bitstream says: no reset is needed."""
@@ -55,6 +58,7 @@ class BoardTop(wiring.Component):
             m.d.comb += domain.clk.eq(self.clk)
         else:
             self._make_clock(m, domain, loop)
+        m.d.comb += [getattr(self, port).eq(1) for port in self._board.held_high]
         m.d.comb += [system.rx.eq(self.rx), self.tx.eq(system.tx), self.led.eq(system.busy)]
         return m
 
@@ -70,5 +74,9 @@ class BoardTop(wiring.Component):
             i_PHASESEL0=Const(0, 1), i_PHASESEL1=Const(0, 1), i_PHASEDIR=Const(1, 1),
             i_PHASESTEP=Const(1, 1), i_PHASELOADREG=Const(1, 1), i_PLLWAKESYNC=Const(0, 1),
             i_ENCLKOP=Const(0, 1), o_CLKOP=domain.clk, o_LOCK=stable,
+            # Charge pump and loop filter, which nextpnr takes from attributes, as ecppll sets them.
+            a_ICP_CURRENT="12", a_LPF_RESISTOR="8", a_MFG_ENABLE_FILTEROPAMP="1",
+            a_MFG_GMCREF_SEL="2",
         )  # fmt: skip
-        m.d.comb += domain.rst.eq(~stable)
+        # The loop locks at any time; all registers have to leave reset in the same cycle.
+        m.submodules.reset = ResetSynchronizer(~stable, domain="sync")

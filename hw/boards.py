@@ -7,6 +7,7 @@ file needs no Amaranth before it is asked for them.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from palquant.hw.config import Geometry, geometry
 
 __all__ = ["BAUD", "BOARDS", "MODULE", "Board", "PhaseLockedLoop", "board"]
 
-#: Bits per second on the serial line: what both boards' USB bridges divide down to exactly.
+#: Bits per second on the serial line: what USB bridges of boards divide down to exactly.
 BAUD = 1_000_000
 #: Name of the top module of a bitstream, and of its files.
 MODULE = "palquant_board"
@@ -51,6 +52,7 @@ class Board:
         loop: What makes the machine's clock of it; None where it is the clock.
         memory_rows: Rows of the on-chip memory.
         large_memory: Whether that is iCE40's single-port RAM, which is empty at power-on.
+        held_high: Port to (resource, line) of pins that must be high for the board to work.
         programmer: Command that loads a bitstream, without the file's name.
     """
 
@@ -64,6 +66,7 @@ class Board:
     loop: PhaseLockedLoop | None
     memory_rows: int
     large_memory: bool
+    held_high: Mapping[str, tuple[str, str]]
     programmer: str
 
     @property
@@ -101,14 +104,21 @@ class Board:
             raise ToolError(
                 "amaranth-boards is not installed: pip install palquant[fpga]"
             ) from error
+        held = {}
+        for port, (resource, line) in self.held_high.items():
+            whole = platform.lookup(resource, 0)
+            (pin,) = (part for part in whole.ios if part.name == line)
+            held[port] = (pin.ios[0].names[0], {**whole.attrs, **pin.attrs})
         serial = platform.lookup("uart", 0)
         lines = {line.name: line for line in serial.ios}
         led, clock = platform.lookup("led", 0), platform.lookup(self.clock, 0)
         return {
             "clk": (clock.ios[0].names[0], dict(clock.attrs)),
-            "rx": (lines["rx"].ios[0].names[0], dict(serial.attrs)),
+            # Silence is high, also where nothing drives the line.
+            "rx": (lines["rx"].ios[0].names[0], {"PULLMODE": "UP", **serial.attrs}),
             "tx": (lines["tx"].ios[0].names[0], dict(serial.attrs)),
             "led": (led.ios[0].names[0], dict(led.attrs)),
+            **held,
         }
 
 
@@ -126,6 +136,8 @@ BOARDS = {
             loop=PhaseLockedLoop(divider=1, feedback=2, output=12),
             memory_rows=16384,
             large_memory=False,
+            # Low is a button to the ESP32, which then reboots the board.
+            held_high={"wifi_gpio0": ("esp32", "gpio0")},
             programmer="openFPGALoader --board ulx3s",
         ),
     )

@@ -104,7 +104,7 @@ def _ecp5(cells: list[Cell]) -> Area:
         lut=int(_count(cells, {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6})),
         ff=_count_prefix(cells, "TRELLIS_FF"),
         bram=_count(cells, {"DP16KD": 1, "PDPW16KD": 1}),
-        dsp=_count_prefix(cells, "MULT18X18D", "ALU54B"),
+        dsp=_count_prefix(cells, "MULT18X18D"),
     )
 
 

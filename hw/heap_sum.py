@@ -19,7 +19,8 @@ from palquant.hw.delay import delay_line
 
 __all__ = ["Product", "registered_levels", "sum_levels", "sum_products"]
 
-#: Positions of a chain, unless a single addition is longer: 14 CCU2C of the ECP5 take 1 ns.
+#: Positions of a chain, unless a single addition is longer, and but for those at its two ends: 15
+#: CCU2C of the ECP5 take 1.1 ns.
 LONGEST_CHAIN = 28
 #: A bit, or the product of two bits.
 Product = tuple[Value, Value | None]
@@ -76,7 +77,7 @@ def _add_level(
         positions = []
 
     for index, segment in enumerate(level.segments):
-        if len(positions) + len(segment.positions) > LONGEST_CHAIN:
+        if positions and len(positions) + len(segment.positions) > LONGEST_CHAIN:
             finish()
         carry = bits[segment.extra[0]] if segment.extra else None
         if positions or carry is not None:

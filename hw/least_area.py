@@ -14,8 +14,6 @@ __all__ = ["BLOCK_RAM_BITS", "least_area", "unit_positions"]
 
 #: Bits of a block RAM, by family.
 BLOCK_RAM_BITS = {"ecp5": 18 * 1024, "ice40": 4 * 1024}
-#: Look-up tables that a 2-bit product and its addition take at least where synthesis is left alone.
-_LEAST_PER_MAC = 4
 
 
 def unit_positions(geometry: Geometry, technology: Technology) -> int:
@@ -40,10 +38,8 @@ def least_area(
         technology: What the array is made of.
         memory_bits: Bits of other memory in block RAM.
     """
-    if technology is None:
-        lut = _LEAST_PER_MAC * geometry.peak_macs
-    else:
-        lut = geometry.tout * unit_positions(geometry, technology)
+    # Where synthesis is left alone, products may go into multiplier blocks.
+    lut = 0 if technology is None else geometry.tout * unit_positions(geometry, technology)
     bits = memory_bits + geometry.bus_bits * sum(
         isa.memory_beats(geometry, memory)
         for memory in isa.Memory

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
+import os
 import sys
 from argparse import Namespace
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ class Build:
     def path(self) -> Path:
         """File for the result, named after all that it depends on."""
         parts = [repr(self).encode(), *package_sources(hw)]
-        parts += [f"{name} {importlib.metadata.version(name)}".encode() for name in _PACKAGES]
+        parts += [f"{name} {_version(name)}".encode() for name in _PACKAGES]
         return cache_folder() / f"{digest(parts)}.json"
 
     def measure(self) -> Report:
@@ -116,6 +117,15 @@ class Build:
             "lut_per_mac": area.lut / macs,
             "fmax_mhz": fmax,
         }
+
+
+def _version(package: str) -> str:
+    """What a tool is: its release, or the program that a variable names in its place."""
+    variable = package.removeprefix("yowasp-").replace("-", "_").upper()
+    try:
+        return os.environ.get(variable) or importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
 
 
 def square(size: int) -> Geometry:
@@ -155,6 +165,8 @@ def area(options: Namespace) -> Report:
             )
     scopes = [options.scope] if options.scope else [ARRAY, ACCELERATOR]
     chosen = [build for build in builds() if build.target in targets and build.scope in scopes]
+    if not chosen:
+        raise ConfigurationError(f"no {options.scope} is measured on {', '.join(targets)}")
     rows = []
     with progress_bar(
         total=len(chosen), unit="build", desc="synthesis", shown=not options.quiet, smoothing=0

@@ -48,6 +48,9 @@ class SerialTransport:
             reason = getattr(error, "strerror", None) or error
             raise InputError(f"{port}: cannot open this serial port: {reason}") from error
         self._serial.reset_input_buffer()
+        # A USB bridge keeps short answers for 16 ms unless told otherwise; a terminal is no bridge.
+        with contextlib.suppress(OSError, ValueError, NotImplementedError, AttributeError):
+            self._serial.set_low_latency_mode(True)
 
     def write(self, data: bytes, /) -> object:
         """Send all of ``data``."""
@@ -165,7 +168,12 @@ def host(options: Namespace) -> Report:
         SerialTransport(port)
     ) as transport:  # fmt: skip
         patience = SIMULATED_ANSWER_SECONDS if options.simulate else ANSWER_SECONDS
-        driver = BoardDriver(LinkClient(transport, timeout_s=patience), image, target.memory_bytes)
+        driver = BoardDriver(
+            LinkClient(transport, timeout_s=patience),
+            image,
+            target.memory_bytes,
+            patience_s=60 * patience,
+        )
         driver.identify()
         if options.load or not driver.holds_image():
             with progress_bar(

@@ -20,7 +20,7 @@ __all__ = ["BoardDriver", "place"]
 
 Bytes = npt.NDArray[np.uint8]
 
-#: Seconds that an image may take on the board.
+#: Seconds that an image may take on a board, unless told otherwise.
 PATIENCE = 60.0
 
 
@@ -55,18 +55,27 @@ class BoardDriver:
         client: The link to the board.
         image: What to run.
         memory_bytes: Size of the board's memory.
+        patience_s: Seconds that an image may take.
 
     Raises:
         CapacityError: The image, an input and an output do not fit into the board's memory.
     """
 
-    def __init__(self, client: LinkClient, image: MemoryImage, memory_bytes: int) -> None:
+    def __init__(
+        self,
+        client: LinkClient,
+        image: MemoryImage,
+        memory_bytes: int,
+        *,
+        patience_s: float = PATIENCE,
+    ) -> None:
         self.image = image
+        self.patience_s = patience_s
         self.regions = place(image, memory_bytes)
         self._client = client
 
     def identify(self) -> None:
-        """Make sure that the accelerator is there, and is the one that the image is made for.
+        """Make sure that the accelerator is there and idle, and the one that the image is made for.
 
         Raises:
             ExecutionError: It is not; or the board does not answer.
@@ -79,6 +88,22 @@ class BoardDriver:
                     f"board: register {name} is {found:#010x}, expected {value:#010x} of "
                     f"{self.image.geometry.name}; is another bitstream loaded?"
                 )
+        self.reset()
+
+    def reset(self) -> None:
+        """End what the accelerator is doing, whoever began it, and clear its error.
+
+        Raises:
+            ExecutionError: It does not end, or the board does not answer.
+        """
+        self._write_register("CONTROL", REGISTERS["CONTROL"].encode(reset=1))
+        deadline = time.monotonic() + self.patience_s
+        while True:
+            status = REGISTERS["STATUS"].decode(self._read_register("STATUS"))
+            if not (status["busy"] or status["resetting"]):
+                return
+            if time.monotonic() > deadline:
+                raise ExecutionError("the board's accelerator does not end its reset")
 
     def holds_image(self) -> bool:
         """Whether the memory begins with the image's header, whose checksum is of all the rest."""
@@ -115,17 +140,20 @@ class BoardDriver:
         for name, value in self.regions.settings(1).items():
             self._write_register(name, value)
         self._write_register("CONTROL", REGISTERS["CONTROL"].encode(start=1))
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + self.patience_s
         while True:
             status = REGISTERS["STATUS"].decode(self._read_register("STATUS"))
             if status["error"]:
                 code = ErrorCode(status["code"])
-                self._write_register("CONTROL", REGISTERS["CONTROL"].encode(reset=1))
+                self.reset()
                 raise ExecutionError(f"the board's accelerator stopped: {code.name}: {code.doc}")
             if status["done"] and not status["busy"]:
                 break
             if time.monotonic() > deadline:
-                raise ExecutionError(f"the board's accelerator is not done after {PATIENCE:g} s")
+                self.reset()
+                raise ExecutionError(
+                    f"the board's accelerator is not done after {self.patience_s:g} s"
+                )
         size = self.image.output_bytes
         words = self._client.read(self.regions.output, -(-size // WORD_BYTES))
         return np.frombuffer(words.tobytes(), np.uint8)[:size]

@@ -68,5 +68,7 @@ def test_parts_of_the_benchmark(target, one_build, monkeypatch, capsys):
 def test_refusals(one_build, capsys):
     assert main(["bench", "area", "--target", "virtex"]) == 1
     assert "no FPGA family is called 'virtex' (families: ecp5" in capsys.readouterr().err
+    assert main(["bench", "area", "--target", "ice40", "--scope", "accelerator"]) == 1
+    assert "no accelerator is measured on ice40" in capsys.readouterr().err
     assert main(["bench", "area", "--size", "64"]) == 1
     assert "--size is not an option of this benchmark" in capsys.readouterr().err

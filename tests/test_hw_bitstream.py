@@ -20,7 +20,8 @@ class Inverter(wiring.Component):
     """A top with a board's ports, that takes no time to build."""
 
     def __init__(self, board, contents):
-        super().__init__({"clk": In(1), "rx": In(1), "tx": Out(1), "led": Out(1)})
+        held = {port: Out(1) for port in board.held_high}
+        super().__init__({"clk": In(1), "rx": In(1), "tx": Out(1), "led": Out(1), **held})
 
     def elaborate(self, platform):
         m = Module()

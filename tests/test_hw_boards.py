@@ -36,7 +36,8 @@ def test_pins_of_the_ulx3s():
     assert 'LOCATE COMP "rx" SITE "M1";' in lines
     assert 'LOCATE COMP "tx" SITE "L4";' in lines
     assert 'LOCATE COMP "led" SITE "B2";' in lines
-    assert 'IOBUF PORT "rx" IO_TYPE=LVCMOS33;' in lines
+    assert 'IOBUF PORT "rx" PULLMODE=UP IO_TYPE=LVCMOS33;' in lines
+    assert 'LOCATE COMP "wifi_gpio0" SITE "L2";' in lines
     assert 'FREQUENCY PORT "clk" 25 MHZ;' in lines
 
 

@@ -36,7 +36,7 @@ def test_memories_fill_whole_blocks():
         assert least_area(machine, family, None, 3 * size).bram == expected + 3
 
 
-@pytest.mark.parametrize("technology", [None, Technology.ECP5, Technology.XILINX7])
+@pytest.mark.parametrize("technology", [Technology.ECP5, Technology.XILINX7])
 def test_larger_arrays_take_more(technology):
     tiny, kilomac = (
         least_area(geometry(name), "ecp5", technology).lut for name in ("tiny", "kilomac")

@@ -47,6 +47,8 @@ class Board:
         self.registers[name] = int(words[0])
         if name == "CONTROL" and REGISTERS[name].decode(int(words[0]))["start"]:
             self.start()
+        elif name == "CONTROL":
+            self.registers["STATUS"] = 0
 
     def start(self):
         self.polls = 3
@@ -138,8 +140,7 @@ def test_errors_of_the_accelerator_are_told_and_cleared(image):
 
 def test_a_board_that_is_never_done_is_given_up(image, monkeypatch):
     board = Board()
-    monkeypatch.setattr("palquant.sw.board.PATIENCE", 0.05)
     monkeypatch.setattr(board, "start", lambda: None)
-    driver = BoardDriver(board, image, MEMORY)
+    driver = BoardDriver(board, image, MEMORY, patience_s=0.05)
     with pytest.raises(ExecutionError, match=r"not done after 0\.05 s"):
         driver.run(inputs_of(image, 1)[0])
