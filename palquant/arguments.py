@@ -47,6 +47,17 @@ def add_images(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "directory", type=file_path, metavar="DIR", help="memory image (palquant compile)"
     )
+    add_input(parser)
+    parser.add_argument(
+        "--latency",
+        type=positive,
+        metavar="CYCLES",
+        help=f"latency of the memory that is simulated with the RTL (default: {LATENCY})",
+    )
+
+
+def add_input(parser: argparse.ArgumentParser) -> None:
+    """Images to run."""
     parser.add_argument(
         "--input",
         type=file_path,
@@ -57,11 +68,15 @@ def add_images(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", type=positive, metavar="N", help="only the first N images (default: all)"
     )
+
+
+def add_labels(parser: argparse.ArgumentParser) -> None:
+    """What the images show."""
     parser.add_argument(
-        "--latency",
-        type=positive,
-        metavar="CYCLES",
-        help=f"latency of the memory that is simulated with the RTL (default: {LATENCY})",
+        "--labels",
+        type=file_path,
+        metavar="FILE.npy",
+        help="classes of the images, integers of shape (N,); reports the top-1 accuracy",
     )
 
 

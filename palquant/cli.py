@@ -11,6 +11,7 @@ from palquant.arguments import (
     add_command,
     add_geometry,
     add_images,
+    add_labels,
     add_output,
     file_path,
     positive,
@@ -77,12 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
         default="rtl",
         help="the RTL, with cycles, or the faster emulator, with results alone (default: rtl)",
     )
-    simulate.add_argument(
-        "--labels",
-        type=file_path,
-        metavar="FILE.npy",
-        help="classes of the images, integers of shape (N,); reports the top-1 accuracy",
-    )
+    add_labels(simulate)
     simulate.add_argument(
         "--waves",
         type=file_path,

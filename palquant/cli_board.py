@@ -9,9 +9,10 @@ from palquant.arguments import (
     add_board,
     add_command,
     add_geometry,
+    add_input,
+    add_labels,
     add_output,
     file_path,
-    positive,
 )
 
 
@@ -59,22 +60,8 @@ def add_commands(sub: Any) -> None:
         help="with --simulate: the netlist that palquant bitstream writes, rather than the Verilog "
         "that it is made of",
     )
-    host.add_argument(
-        "--input",
-        type=file_path,
-        required=True,
-        metavar="FILE.npy",
-        help="images of shape (N, C, H, W): float32 with pixels of 0 to 1, or uint8 of 0 to 255",
-    )
-    host.add_argument(
-        "--images", type=positive, metavar="N", help="only the first N images (default: all)"
-    )
-    host.add_argument(
-        "--labels",
-        type=file_path,
-        metavar="FILE.npy",
-        help="classes of the images, integers of shape (N,); reports the top-1 accuracy",
-    )
+    add_input(host)
+    add_labels(host)
     host.add_argument(
         "--load",
         action="store_true",

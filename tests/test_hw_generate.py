@@ -41,13 +41,13 @@ FAULTS = {
 }
 
 
-def lint(path):
+def lint(*paths, top="palquant"):
     """What Verilator's lint says that is not harmless, and its exit status."""
     toolchain = find_toolchain()
     result = subprocess.run(
         [
             str(toolchain.verilator), "--lint-only", "-Wall",
-            *(f"-Wno-{name}" for name in HARMLESS), "--top-module", "palquant", str(path),
+            *(f"-Wno-{name}" for name in HARMLESS), "--top-module", top, *map(str, paths),
         ],
         env=toolchain.environment(),
         capture_output=True,

@@ -2,18 +2,16 @@
 """The IP's module has all of AXI, connects all of the accelerator, and is clean Verilog."""
 
 import re
-import subprocess
 
 import pytest
 from amaranth import Shape
-from test_hw_generate import HARMLESS
+from test_hw_generate import lint
 
 from palquant.hw.config import PRESETS, geometry
 from palquant.hw.generate import MODULE
 from palquant.hw.ip_wrapper import IP_MODULE, MANAGER, SUBORDINATE, interfaces, wrapper_verilog
 from palquant.hw.top import Accelerator
 from palquant.sim.machine import machine_verilog
-from palquant.sim.toolchain import find_toolchain
 
 TINY = geometry("tiny")
 
@@ -125,18 +123,7 @@ def test_attributes_name_every_port_once_and_every_interface_once():
 
 def test_verilator_finds_nothing_wrong(tmp_path):
     texts = {MODULE: machine_verilog(TINY), IP_MODULE: wrapper_verilog(TINY)}
-    for name, text in texts.items():
-        (tmp_path / f"{name}.v").write_text(text)
-    toolchain = find_toolchain()
-    result = subprocess.run(
-        [
-            str(toolchain.verilator), "--lint-only", "-Wall",
-            *(f"-Wno-{name}" for name in HARMLESS), "--top-module", IP_MODULE,
-            *(str(tmp_path / f"{name}.v") for name in texts),
-        ],
-        env=toolchain.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )  # fmt: skip
-    assert (result.returncode, result.stderr) == (0, "")
+    paths = [tmp_path / f"{name}.v" for name in texts]
+    for path, text in zip(paths, texts.values(), strict=True):
+        path.write_text(text)
+    assert lint(*paths, top=IP_MODULE) == (0, "")
