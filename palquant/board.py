@@ -48,8 +48,8 @@ class SerialTransport:
             reason = getattr(error, "strerror", None) or error
             raise InputError(f"{port}: cannot open this serial port: {reason}") from error
         self._serial.reset_input_buffer()
-        # A USB bridge keeps short answers for 16 ms unless told otherwise. What is none, such as the
-        # simulated board's terminal, cannot be told, which pyserial says with a ValueError.
+        # A USB bridge keeps short answers for 16 ms unless told otherwise. What is none cannot be
+        # told, such as a simulated board's terminal; pyserial says so with a ValueError.
         with contextlib.suppress(ValueError):
             self._serial.set_low_latency_mode(True)
 
