@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import reduce
+from operator import or_
 
-from amaranth import Cat, Module, Signal
+from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -80,7 +82,6 @@ class RegisterFile(wiring.Component):
         bus = self.bus
         self._read(m)
 
-        address = Signal.like(bus.awaddr)
         data = Signal.like(bus.wdata)
         strobe = Signal.like(bus.wstrb)
         has_address = Signal()
@@ -92,7 +93,7 @@ class RegisterFile(wiring.Component):
             write.eq(has_address & has_data & ~bus.bvalid & ~self.hold),
         ]
         with m.If(bus.awvalid & bus.awready):
-            m.d.sync += [has_address.eq(1), address.eq(bus.awaddr)]
+            m.d.sync += has_address.eq(1)
         with m.If(bus.wvalid & bus.wready):
             m.d.sync += [has_data.eq(1), data.eq(bus.wdata), strobe.eq(bus.wstrb)]
         with m.If(bus.bready):
@@ -108,8 +109,12 @@ class RegisterFile(wiring.Component):
         ones = data & mask
 
         for register in self._registers.values():
+            # Whose address it is is known before the data may be there.
+            chosen = Signal(name=f"chosen_{register.name.lower()}")
+            with m.If(bus.awvalid & bus.awready):
+                m.d.sync += chosen.eq(bus.awaddr[2:] == register.offset >> 2)
             hit = Signal(name=f"write_{register.name.lower()}")
-            m.d.comb += hit.eq(write & (address[2:] == register.offset >> 2))
+            m.d.comb += hit.eq(write & chosen)
             for field, shift in register.fields.values():
                 name = field_name(register, field)
                 signal = getattr(self, name)
@@ -130,17 +135,27 @@ class RegisterFile(wiring.Component):
         return m
 
     def _read(self, m: Module) -> None:
+        """A cycle to find whose address it is, another for its value."""
         bus = self.bus
-        m.d.comb += bus.arready.eq(~bus.rvalid)
+        taken = Signal()
+        m.d.comb += bus.arready.eq(~bus.rvalid & ~taken)
+        m.d.sync += taken.eq(bus.arvalid & bus.arready)
+        values, hits = [], []
+        for register in self._registers.values():
+            value = Signal.like(bus.rdata, name=f"value_{register.name.lower()}")
+            for field, shift in register.fields.values():
+                if field.access is not Access.WRITE_ONLY:
+                    part = value[shift : shift + field.bits]
+                    m.d.comb += part.eq(getattr(self, field_name(register, field)))
+            hit = Signal(name=f"read_{register.name.lower()}")
+            m.d.sync += hit.eq(bus.araddr[2:] == register.offset >> 2)
+            values.append(value & hit.replicate(len(value)))
+            hits.append(hit)
         with m.If(bus.rready):
             m.d.sync += bus.rvalid.eq(0)
-        with m.If(bus.arvalid & bus.arready):
-            m.d.sync += [bus.rvalid.eq(1), bus.rdata.eq(0), bus.rresp.eq(_SLVERR)]
-            with m.Switch(bus.araddr[2:]):
-                for register in self._registers.values():
-                    with m.Case(register.offset >> 2):
-                        m.d.sync += bus.rresp.eq(_OKAY)
-                        for field, shift in register.fields.values():
-                            if field.access is not Access.WRITE_ONLY:
-                                value = getattr(self, field_name(register, field))
-                                m.d.sync += bus.rdata[shift : shift + field.bits].eq(value)
+        with m.If(taken):
+            m.d.sync += [
+                bus.rvalid.eq(1),
+                bus.rdata.eq(reduce(or_, values)),
+                bus.rresp.eq(Mux(Cat(hits).any(), _OKAY, _SLVERR)),
+            ]

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from palquant.hw import isa
 from palquant.hw.axi import ADDRESS, ADDRESS_BITS, read_beat
 from palquant.hw.config import Geometry
-from palquant.hw.decode import Decoder
+from palquant.hw.decode import DecodedBeats
 from palquant.hw.header import HeaderReader
 from palquant.hw.isa import Opcode
 from palquant.hw.prefetch import Prefetch
@@ -117,20 +117,18 @@ class FetchUnit(wiring.Component):
 
         m.submodules.prefetch = prefetch = Prefetch(self._geometry)
         m.submodules.header = header = HeaderReader(self._geometry)
-        m.submodules.decoder = decoder = Decoder(self._geometry)
+        m.submodules.decoded = decoded = DecodedBeats(self._geometry)
         connect(m, prefetch.address, flipped(self.address))
         connect(m, flipped(self.data), prefetch.data)
+        connect(m, prefetch.o, decoded.i)
 
-        beat = prefetch.o
-        index = Signal.like(decoder.index)
-        opcode = Signal.like(decoder.opcode)
+        beat = decoded.o
         m.d.comb += [
             self.outstanding.eq(prefetch.outstanding),
+            prefetch.released.eq(decoded.released),
+            decoded.flush.eq(prefetch.flush),
             header.beat.eq(beat.payload),
-            header.index.eq(index),
-            decoder.data.eq(beat.payload.data),
-            decoder.index.eq(index),
-            decoder.held.eq(opcode),
+            header.index.eq(decoded.index),
         ]
 
         # All queues see the beat; the decoder says whose it is.
@@ -140,13 +138,13 @@ class FetchUnit(wiring.Component):
             queue = getattr(self, f"queue_{engine.name.lower()}")
             m.d.comb += [
                 room[engine].eq(queue.room),
-                queue.enable.eq(write & decoder.engines[engine]),
-                queue.commit.eq(write & decoder.engines[engine] & decoder.last),
-                queue.beat.eq(index),
+                queue.enable.eq(write & decoded.engines[engine]),
+                queue.commit.eq(write & decoded.engines[engine] & decoded.last),
+                queue.beat.eq(decoded.index),
                 queue.data.eq(beat.payload.data),
                 queue.offset.eq(self.offset),
             ]
-        blocked = (decoder.engines & ~room).any()
+        blocked = (decoded.engines & ~room).any()
 
         # The stretch of the image that is read next: from ``offset`` to the image's end.
         start = Signal(ADDRESS_BITS + 1)
@@ -158,8 +156,13 @@ class FetchUnit(wiring.Component):
         input_stride = Signal.like(self.settings.input_stride)
         output_stride = Signal.like(self.settings.output_stride)
         images_left = Signal(COUNT_BITS)
+        no_image, last_image = Signal(), Signal()  # long before they count
+        m.d.sync += [no_image.eq(images_left == 0), last_image.eq(images_left == 1)]
+        engines_idle = Signal()  # nothing is written into queues where it counts
+        m.d.sync += engines_idle.eq(self.engines_idle)
         checked = Signal()  # the header was read
         ending = Signal()  # END was read, its image is not counted yet
+        m.d.comb += decoded.instructions.eq(checked)
 
         def fail(code: ValueLike) -> None:
             m.d.sync += [self.fault.valid.eq(1), self.fault.code.eq(code)]
@@ -183,13 +186,12 @@ class FetchUnit(wiring.Component):
                 m.next = "LOCATE"
 
             with m.State("LOCATE"):
-                m.d.comb += self.stall.eq(Stall.RUNNING)
+                m.d.comb += [self.stall.eq(Stall.RUNNING), decoded.restart.eq(1)]
                 m.d.sync += [
                     start.eq(regions.image + self.offset),
                     end.eq(regions.image + regions.image_bytes),
                     length.eq(regions.image_bytes - self.offset),
                     before_end.eq(self.offset < regions.image_bytes),
-                    index.eq(0),
                 ]
                 m.next = "BEGIN"
 
@@ -213,10 +215,8 @@ class FetchUnit(wiring.Component):
                     m.d.comb += self.stall.eq(Stall.ADDRESS)
                 with m.Else():
                     m.d.comb += self.stall.eq(Stall.DATA)
-                with m.If(beat.valid):
-                    m.d.sync += index.eq(index + 1)
-                    with m.If(index == header_beats - 1):
-                        m.next = "JUDGE"
+                with m.If(beat.valid & (decoded.index == header_beats - 1)):
+                    m.next = "JUDGE"
 
             with m.State("JUDGE"):
                 m.d.comb += self.stall.eq(Stall.RUNNING)
@@ -230,7 +230,7 @@ class FetchUnit(wiring.Component):
                 with m.If(header.verdict != ErrorCode.NONE):
                     m.d.sync += self.offset.eq(0)
                     fail(header.verdict)
-                with m.Elif(images_left == 0):
+                with m.Elif(no_image):
                     m.d.comb += self.done.eq(1)
                     m.next = "IDLE"
                 with m.Else():
@@ -246,11 +246,11 @@ class FetchUnit(wiring.Component):
                         m.d.comb += self.stall.eq(Stall.DATA)
                 with m.Elif(beat.payload.error):
                     fail(ErrorCode.READ_RESPONSE)
-                with m.Elif(decoder.illegal):
+                with m.Elif(decoded.illegal):
                     fail(ErrorCode.OPCODE)
                 with m.Elif(blocked):
                     for engine in Engine:
-                        with m.If(decoder.engines[engine]):
+                        with m.If(decoded.engines[engine]):
                             m.d.comb += self.stall.eq(Stall[engine.name])
                 with m.Else():
                     m.d.comb += [
@@ -258,13 +258,10 @@ class FetchUnit(wiring.Component):
                         write.eq(1),
                         self.stall.eq(Stall.RUNNING),
                     ]
-                    m.d.sync += [opcode.eq(decoder.opcode), index.eq(index + 1)]
-                    with m.If(decoder.last):
-                        m.d.sync += [
-                            index.eq(0),
-                            self.offset.eq(self.offset + (index + 1) * self._geometry.bus_bytes),
-                        ]
-                        with m.Switch(decoder.opcode):
+                    with m.If(decoded.last):
+                        size = (decoded.index + 1) * self._geometry.bus_bytes
+                        m.d.sync += self.offset.eq(self.offset + size)
+                        with m.Switch(decoded.opcode):
                             with m.Case(Opcode.BARRIER):
                                 m.next = "WAIT"
                             with m.Case(Opcode.END):
@@ -275,7 +272,7 @@ class FetchUnit(wiring.Component):
                 m.d.comb += [prefetch.flush.eq(1), self.stall.eq(Stall.DATA)]
                 m.d.sync += ending.eq(1)
                 with m.If(prefetch.empty):
-                    with m.If(images_left == 1):
+                    with m.If(last_image):
                         m.next = "WAIT"
                     with m.Else():
                         m.d.sync += self.offset.eq(header.fields.body_offset)
@@ -283,7 +280,7 @@ class FetchUnit(wiring.Component):
 
             with m.State("WAIT"):
                 m.d.comb += self.stall.eq(Stall.DRAIN)
-                with m.If(self.engines_idle):
+                with m.If(engines_idle):
                     m.next = "RUN"
                     with m.If(ending):
                         m.d.sync += [
@@ -293,7 +290,7 @@ class FetchUnit(wiring.Component):
                             regions.input.eq(regions.input + input_stride),
                             regions.output.eq(regions.output + output_stride),
                         ]
-                        with m.If(images_left == 1):
+                        with m.If(last_image):
                             m.d.comb += self.done.eq(1)
                             m.next = "IDLE"
 

@@ -107,7 +107,7 @@ class LoadEngine(wiring.Component):
         current = Signal(_PENDING)
         receiving = Signal()
         accepted = self.data.valid & self.data.ready
-        final = current.length == 0
+        final = Signal()  # the beat that comes is the burst's last
         m.d.comb += [
             self.write.valid.eq(receiving & self.data.valid & ~self.halt),
             self.write.memory.eq(current.memory),
@@ -117,9 +117,18 @@ class LoadEngine(wiring.Component):
             pending.r_en.eq(~receiving | (accepted & final)),
         ]
         with m.If(accepted):
-            m.d.sync += [current.local.eq(current.local + 1), current.length.eq(current.length - 1)]
+            m.d.sync += [
+                current.local.eq(current.local + 1),
+                current.length.eq(current.length - 1),
+                final.eq(current.length == 1),
+            ]
         with m.If(pending.r_en):
-            m.d.sync += [current.eq(pending.r_data), receiving.eq(pending.r_rdy)]
+            following = data.View(_PENDING, pending.r_data)
+            m.d.sync += [
+                current.eq(following),
+                receiving.eq(pending.r_rdy),
+                final.eq(following.length == 0),
+            ]
         m.d.sync += in_flight.eq(in_flight + asked - (accepted & final))
 
         failed = accepted & (self.data.payload.error | (self.data.payload.last != final))

@@ -24,6 +24,7 @@ from palquant.hw.addresses import AddressGenerator
 from palquant.hw.affine import CONTROLS, Affine
 from palquant.hw.banks import ConfigurationBanks
 from palquant.hw.beats import BeatSequencer
+from palquant.hw.carry_chain import Technology
 from palquant.hw.code_writer import CodeWriter
 from palquant.hw.config import Geometry
 from palquant.hw.correction import Correction
@@ -57,6 +58,7 @@ class PostProcessor(wiring.Component):
 
     Parameters:
         geometry: Sizes of the machine.
+        technology: FPGA family, or None for one that any tool understands.
 
     Members:
         configuration: ``In(Configuration())``, at least a cycle before the first result.
@@ -78,8 +80,9 @@ class PostProcessor(wiring.Component):
     #: activation memory and the output buffer; residuals are earlier.
     LATENCY = _CODE_WRITER + CodeWriter.LATENCY
 
-    def __init__(self, geometry: Geometry) -> None:
+    def __init__(self, geometry: Geometry, technology: Technology | None = None) -> None:
         self.geometry = geometry
+        self.technology = technology
         super().__init__(
             {
                 "configuration": In(Configuration()),
@@ -115,7 +118,7 @@ class PostProcessor(wiring.Component):
         g = self.geometry
         m.submodules.beats = beats = BeatSequencer(g)
         m.submodules.correction = correction = Correction(g)
-        m.submodules.parameters = parameters = ParameterMemory(g)
+        m.submodules.parameters = parameters = ParameterMemory(g, self.technology)
         m.submodules.affine = affine = Affine(g)
         m.submodules.quantize1 = quantize1 = Quantize(g)
         m.submodules.quantize2 = quantize2 = Quantize(g)

@@ -72,6 +72,8 @@ class Dispatcher(wiring.Component):
     """Hands one engine its instructions, each when its tokens are there, and gives theirs.
 
     Completion is in order, so a small queue remembers what follows from it.
+    An instruction may start in the cycle after its last token is there, at the earliest: whether
+    it may is a register, since much hangs on the start.
 
     Parameters:
         engine: Whose instructions these are.
@@ -155,11 +157,14 @@ class Dispatcher(wiring.Component):
         entry = data.View(begun, fifo.w_data)
         oldest = data.View(begun, fifo.r_data)
 
-        may_start = ((waits & ~self.available) == 0) & fifo.w_rdy & ~self.halt
+        # Tokens that are there stay until this engine takes them.
+        complete = Signal()
         started = self.instruction.valid & self.instruction.ready
+        m.d.sync += complete.eq(self.queue.valid & ((waits & ~self.available) == 0) & ~started)
+        may_start = complete & fifo.w_rdy & ~self.halt
         m.d.comb += [
             self.instruction.payload.eq(head),
-            self.instruction.valid.eq(self.queue.valid & may_start),
+            self.instruction.valid.eq(may_start),
             self.queue.ready.eq(self.instruction.ready & may_start),
             self.take.eq(waits & started.replicate(len(Engine))),
             entry.signals.eq(signals),
