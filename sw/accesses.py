@@ -55,6 +55,25 @@ def accesses(opcode: Opcode, fields: Mapping[str, int], geometry: Geometry) -> l
     return []
 
 
+def adds_in_place(opcode: Opcode, f: Mapping[str, int]) -> bool:
+    """Whether a COMPUTE writes each sum where it reads the residual, and touches it in no other way.
+
+    The post-processor reads a beat's residuals before it writes its results.
+    """
+    return bool(
+        opcode is Opcode.COMPUTE
+        and f["source"] == Source.ARRAY
+        and f["residual"]
+        and f["residual_out"]
+        and not f["raw"]
+        and f["scatter_groups"] == 1
+        and all(
+            f[f"residual_out_{name}"] == f[f"residual_in_{name}"]
+            for name in ("address", "row_stride", "pixel_stride")
+        )
+    )
+
+
 def _transfer(opcode: Opcode, f: Mapping[str, int], geometry: Geometry) -> list[Access]:
     beat = geometry.bus_bytes
     length = f["row_beats"] * beat

@@ -113,8 +113,6 @@ class Emitter:
             input_low=low,
             input_rows=high - low,
         )
-        if len(member.reads) > 1:
-            tile.residual_in = find(member.reads[1], first)
         tile.residual_leaves = any(
             home(layout) is Memory.RESIDUAL and self.chip.goes_to_dram(layout, group)
             for layout in member.writes
@@ -125,6 +123,10 @@ class Emitter:
                 start = self.chip.resident[layout.name] + first * layout.row_words
             tile.resident[layout.name] = start
             tile.buffer[layout.name] = tiling.find(Role.WRITE, member.index, layout.name, first)
+        if member.sum is not None and self.chip.adds_in_place(group, member):
+            tile.residual_in = tile.resident[member.sum]
+        elif len(member.reads) > 1:
+            tile.residual_in = find(member.reads[1], first)
         return tile
 
     def _tile_loads(
@@ -133,10 +135,7 @@ class Emitter:
         """Loads of a tile's input rows and residual rows, where they are not on chip."""
         loads = []
         source = member.reads[0]
-        absent = [
-            layout.name not in self.chip.resident and layout.name not in group.strips
-            for layout in member.reads
-        ]
+        absent = [self.chip.loads(group, layout) for layout in member.reads]
         if fresh_input:
             start = self.chip.resident[source.name]
             loads += self._rows(Opcode.LOAD, member, source, start, 0, source.shape.height)

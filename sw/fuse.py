@@ -26,12 +26,15 @@ class Member:
         layer: The layer.
         reads: Layouts of its input and, if it has one, its residual.
         writes: Layouts of its outputs.
+        sum: Tensor of residuals that it makes and that may take the place of the residual that it
+            adds, word by word; None if there is none.
     """
 
     index: int
     layer: Layer
     reads: list[TensorLayout]
     writes: list[TensorLayout]
+    sum: str | None
 
     @classmethod
     def of(cls, network: PlacedNetwork, index: int) -> Member:
@@ -40,7 +43,8 @@ class Member:
         reads = [network.layouts[network.stored(layer.input)]]
         if layer.residual is not None:
             reads.append(network.layouts[layer.residual])
-        return cls(index, layer, reads, [network.layouts[name] for name in layer.outputs])
+        writes = [network.layouts[name] for name in layer.outputs]
+        return cls(index, layer, reads, writes, _sum(network, layer))
 
     def row_local(self, tensor: str) -> bool:
         """Whether it reads a tensor, and only row y of it for row y of its results."""
@@ -96,6 +100,18 @@ class Group:
 
     def _loose(self) -> set[str]:
         return {name for name, whole in self.kept.items() if not whole}
+
+
+def _sum(network: PlacedNetwork, layer: Layer) -> str | None:
+    """The residuals that a layer makes, if each word of them lies where the word it adds lies.
+
+    The post-processor reads a word before it writes that word, and no other reads or writes it.
+    """
+    if layer.residual is None or layer.residual_out is None or layer.permutation is not None:
+        return None
+    added, made = network.layouts[layer.residual], network.layouts[layer.residual_out]
+    same = added.shape == made.shape and added.placement.same_as(made.placement)
+    return made.name if same else None
 
 
 def _pointwise(layer: Layer) -> bool:

@@ -195,7 +195,7 @@ class Planner:
         )
         for member in group.members:
             for number, layout in enumerate(member.reads):
-                if layout.name in self.chip.resident or layout.name in group.strips:
+                if not self.chip.loads(group, layout):
                     continue
                 for first in tiles:
                     last = min(first + tiling.rows, height)

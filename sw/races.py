@@ -38,7 +38,7 @@ import numpy.typing as npt
 from palquant.errors import InstructionError
 from palquant.hw.config import COMPUTES_UNDER_WAY, Geometry
 from palquant.hw.isa import Base, Memory, Opcode
-from palquant.sw.accesses import Access, accesses
+from palquant.sw.accesses import Access, accesses, adds_in_place
 
 Clock = tuple[int, int, int]
 Cells = npt.NDArray[np.int64]
@@ -218,7 +218,7 @@ def _check_order(program: Sequence[Placed], known: Sequence[Clock], touched: _To
         if not uses:
             continue
         engine, clock = _ENGINES.index(item.opcode), known[index]
-        if any(
+        if not adds_in_place(item.opcode, item.fields) and any(
             a.access.conflicts(b.access)
             for a in uses
             if a.access.write

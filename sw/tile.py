@@ -210,12 +210,21 @@ class OnChip:
             buffers[key] = (buffer.memory, got)
         return buffers, None
 
+    def loads(self, group: Group, layout: TensorLayout) -> bool:
+        """Whether a tensor that a layer of a group reads comes from DRAM, tile by tile."""
+        return layout.name not in self.resident and layout.name not in group.strips
+
+    def adds_in_place(self, group: Group, member: Member) -> bool:
+        """Whether a layer's sums take the place of the residuals that it loads."""
+        return member.sum is not None and self.loads(group, member.reads[1])
+
     def _buffers(self, group: Group, rows: int) -> dict[Key, _Buffer]:
         """Each buffer that a tile of ``rows`` output rows needs."""
         wanted: dict[Key, _Buffer] = {}
         for member in group.members:
+            in_place = self.adds_in_place(group, member)
             for number, layout in enumerate(member.reads):
-                if layout.name in self.resident or layout.name in group.strips:
+                if not self.loads(group, layout) or (number and in_place):
                     continue
                 kernel, stride, _ = window(member.layer)
                 tall = min(member.layer.input_shape.height, (rows - 1) * stride + kernel)
@@ -230,7 +239,7 @@ class OnChip:
                     wanted[key] = _Buffer(Memory.OUTPUT, words, True)
                 if not group.kept[layout.name] and (not codes or layout.name in group.strips):
                     # Residuals are stored from where the next layer finds them.
-                    doubled = stored and not codes
+                    doubled = (stored and not codes) or (in_place and layout.name == member.sum)
                     key = (Role.STRIP, member.index, layout.name)
                     wanted[key] = _Buffer(home(layout), words, doubled)
         return wanted
