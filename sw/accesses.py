@@ -16,19 +16,24 @@ from palquant.hw.isa import Base, Memory, Opcode, Source
 
 @dataclass(frozen=True)
 class Access:
-    """One interval of one memory.
+    """One interval of one memory, or pieces of it at equal distances.
 
     Parameters:
         space: On-chip memory, or DRAM region.
         low: First byte.
         high: Byte behind the last.
         write: Whether it is written.
+        period: Bytes from the start of one piece to that of the next, from ``low`` on; 0 for all
+            bytes of the interval.
+        width: Bytes of a piece, less than ``period``.
     """
 
     space: Memory | Base
     low: int
     high: int
     write: bool
+    period: int = 0
+    width: int = 0
 
     def conflicts(self, other: Access) -> bool:
         """Whether the order of both accesses matters."""
@@ -38,15 +43,24 @@ class Access:
             and self.space == other.space
             and self.low < other.high
             and other.low < self.high
+            and not self._interleaves(other)
         )
+
+    def _interleaves(self, other: Access) -> bool:
+        """Whether the pieces of one lie between those of the other."""
+        if not self.period or self.period != other.period:
+            return False
+        offset = (other.low - self.low) % self.period
+        return self.width <= offset <= self.period - other.width
 
 
 def accesses(opcode: Opcode, fields: Mapping[str, int], geometry: Geometry) -> list[Access]:
-    """Intervals that an instruction reads and writes, in bytes; bounding intervals if strided.
+    """Intervals that an instruction reads and writes, in bytes.
 
-    They hold whatever an instruction touches that the emulator executes, for any values of its
-    fields. Where the fields do not tell in a simple way what a COMPUTE reads, that is a whole
-    memory.
+    What is strided is a bounding interval; residuals and codes whose pixels lie at equal distances,
+    as those of all rows of a tensor do, are pieces of it. They hold whatever an instruction touches
+    that the emulator executes, for any values of its fields. Where the fields do not tell in a
+    simple way what a COMPUTE reads, that is a whole memory.
     """
     if opcode in (Opcode.LOAD, Opcode.STORE):
         return _transfer(opcode, fields, geometry)
@@ -56,7 +70,7 @@ def accesses(opcode: Opcode, fields: Mapping[str, int], geometry: Geometry) -> l
 
 
 def adds_in_place(opcode: Opcode, f: Mapping[str, int]) -> bool:
-    """Whether a COMPUTE writes each sum where it reads the residual, and touches it in no other way.
+    """Whether a COMPUTE writes each sum where it reads the residual, and there only.
 
     The post-processor reads a beat's residuals before it writes its results.
     """
@@ -92,7 +106,9 @@ def _inputs(f: Mapping[str, int], g: Geometry) -> list[Access]:
     slots = f["output_chunks"] * g.beats
     found = [_parameters(f["parameter_slot"], slots, g)]
     if f["source"] == Source.POOL:
-        found.append(_residuals(*_window(f, slots, g.residual_words), False, g))
+        word = g.residual_bits_per_word // 8
+        low, high = _window(f, slots, g.residual_words)
+        found.append(Access(Memory.RESIDUAL, low * word, high * word, False))
     else:
         word = g.activation_bits_per_word // 8
         low, high = _window(f, f["input_chunks"] * f["input_digits"], g.activation_words)
@@ -103,9 +119,9 @@ def _inputs(f: Mapping[str, int], g: Geometry) -> list[Access]:
         end += f["kernel_rows"] * f["kernel_columns"] * f["input_chunks"]
         found.append(Access(Memory.WEIGHT, f["weight_address"] * size, end * size, False))
     if f["residual"]:
+        word = g.residual_bits_per_word // 8
         start = f["residual_in_address"]
-        end = start + _extent(f, "residual_in") + slots
-        found.append(_residuals(start, end, False, g))
+        found.append(_pixels(f, "residual_in", Memory.RESIDUAL, start, slots, word, False))
     return found
 
 
@@ -140,33 +156,48 @@ def _window(f: Mapping[str, int], words: int, depth: int) -> tuple[int, int]:
 def _outputs(f: Mapping[str, int], g: Geometry) -> list[Access]:
     found = []
     spread = f["scatter_groups"] - 1
-    slots = f["output_chunks"] * g.beats
     if f["residual_out"]:
-        start = f["residual_out_address"]
-        end = start + _extent(f, "residual_out") + slots * (g.raw_planes if f["raw"] else 1)
-        end += spread * f["residual_out_group_stride"]
-        found.append(_residuals(start, end, True, g))
+        words = f["output_chunks"] * g.beats * (g.raw_planes if f["raw"] else 1)
+        words += spread * f["residual_out_group_stride"]
+        word, start = g.residual_bits_per_word // 8, f["residual_out_address"]
+        found.append(_pixels(f, "residual_out", Memory.RESIDUAL, start, words, word, True))
     word = g.activation_bits_per_word // 8
-    words = -(-(f["first_lane"] + f["output_chunks"] * g.tout) // g.tin)
+    lanes = f["first_lane"] + f["output_chunks"] * g.tout
     for n in (1, 2):
-        size = _extent(f, f"code{n}") + words * isa.digits(f[f"code{n}_bits"])
-        size += spread * f[f"code{n}_group_stride"]
+        words = -(-lanes // g.tin) * isa.digits(f[f"code{n}_bits"])
+        words += spread * f[f"code{n}_group_stride"]
         for memory, name in ((Memory.ACTIVATION, "activation"), (Memory.OUTPUT, "output")):
             if f[f"code{n}_bits"] and f[f"code{n}_to_{name}"]:
                 start = f[f"code{n}_{name}_address"]
-                found.append(Access(memory, start * word, (start + size) * word, True))
+                found.append(_pixels(f, f"code{n}", memory, start, words, word, True))
     return found
 
 
-def _extent(f: Mapping[str, int], prefix: str) -> int:
-    """Words from the first to the last pixel of a COMPUTE's tile."""
-    rows = (f["output_rows"] - 1) * f[f"{prefix}_row_stride"]
-    return rows + (f["output_columns"] - 1) * f[f"{prefix}_pixel_stride"]
+def _pixels(
+    f: Mapping[str, int],
+    prefix: str,
+    memory: Memory,
+    start: int,
+    words: int,
+    word: int,
+    write: bool,
+) -> Access:
+    """What a COMPUTE touches of each pixel of its tile.
 
-
-def _residuals(low: int, high: int, write: bool, g: Geometry) -> Access:
-    word = g.residual_bits_per_word // 8
-    return Access(Memory.RESIDUAL, low * word, high * word, write)
+    Parameters:
+        f: Fields of the instruction.
+        prefix: Of the fields that hold the strides.
+        memory: Where.
+        start: First word of the first pixel.
+        words: Words from a pixel's first to its last.
+        word: Bytes of a word.
+        write: Whether it is written.
+    """
+    row, pixel = f[f"{prefix}_row_stride"], f[f"{prefix}_pixel_stride"]
+    end = start + (f["output_rows"] - 1) * row + (f["output_columns"] - 1) * pixel + words
+    even = words < pixel and (f["output_rows"] == 1 or row % pixel == 0)
+    period, width = (pixel * word, words * word) if even else (0, 0)
+    return Access(memory, start * word, end * word, write, period, width)
 
 
 def _parameters(slot: int, slots: int, g: Geometry) -> Access:

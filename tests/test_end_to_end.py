@@ -22,9 +22,10 @@ from palquant.sim.bus import Bus
 from palquant.sim.driver import Simulator
 from palquant.sim.run import profile
 from palquant.sim.scoreboard import compare_outputs, require_equal
+from palquant.sw.accesses import adds_in_place
 from palquant.sw.compile import RESIDENT_SHARES, compile_graph
 from palquant.sw.emulator import Emulator
-from palquant.sw.graph import Convolution, Input, Normalization, Quantize, Shape
+from palquant.sw.graph import Add, Convolution, Input, Normalization, Quantize, Shape
 from palquant.sw.image import MemoryImage
 
 TINY = PRESETS["tiny"]
@@ -184,6 +185,19 @@ def test_strips_pass_from_layer_to_layer(keep_all):
              if opcode is Opcode.COMPUTE]  # fmt: skip
     assert order != sorted(order)
     check(SMALL, b, image, Bus(latency=30, stall=0.2, seed=2))
+
+
+@pytest.mark.parametrize("keep_all", [False, True])
+def test_sums_take_the_place_of_the_residuals_that_they_load(keep_all):
+    b = Builder(drawer(3))
+    x = b.affine("x", b.convolution("stem", b.start(1, 20, 9), 32, 8))
+    acc = b.convolution("conv", b.quantize("codes", x, 2), 32, 2, groups=2)
+    b.add(Add(name="sum", a=b.affine("branch", acc), b=x))
+    image = compile_graph(b.graph(), SMALL, keep_all=keep_all)
+    sums = [f for _, opcode, f in Emulator(SMALL, image.data).program
+            if opcode is Opcode.COMPUTE and adds_in_place(opcode, f)]  # fmt: skip
+    assert len({f["residual_out_address"] for f in sums if f["residual_out"]}) > 2
+    check(SMALL, b, image, Bus(latency=30, stall=0.2, seed=4))
 
 
 @pytest.mark.parametrize("registers", [2, 6])

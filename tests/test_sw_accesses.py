@@ -6,6 +6,8 @@ import random
 import numpy as np
 import pytest
 from compute_words import random_loops
+from hypothesis import given
+from hypothesis import strategies as st
 from networks import drawer, random_network
 
 from palquant.errors import ExecutionError
@@ -188,8 +190,17 @@ def declared_words(f, memory, write):
         word
         for access in accesses(Opcode.COMPUTE, f, TINY)
         if access.space is memory and access.write is write
-        for word in range(8 * access.low // bits, 8 * access.high // bits)
+        for word in {8 * byte // bits for byte in touched_bytes(access)}
     }
+
+
+def touched_bytes(access):
+    """Every byte of an access, one by one."""
+    if not access.period:
+        return range(access.low, access.high)
+    starts = range(access.low, access.high, access.period)
+    pieces = (range(start, start + access.width) for start in starts)
+    return [byte for piece in pieces for byte in piece]
 
 
 @pytest.mark.parametrize("consistent", [True, False])
@@ -287,3 +298,49 @@ def test_transfers():
 def test_conflicts(a, b, expected):
     assert Access(*a).conflicts(Access(*b)) is expected
     assert Access(*b).conflicts(Access(*a)) is expected
+
+
+def pieces(low, period, width, count):
+    return Access(Memory.RESIDUAL, low, low + (count - 1) * period + width, True, period, width)
+
+
+@given(
+    st.integers(1, 9), st.integers(0, 40), st.integers(0, 40), st.integers(1, 9), st.integers(1, 9),
+    st.integers(1, 6), st.integers(1, 6),
+)  # fmt: skip
+def test_pieces_conflict_where_they_share_a_byte(period, low, other, width, size, count, number):
+    """Between those of equal period the answer is exact, but for pieces beyond either's ends."""
+    a = pieces(low, period, min(width, period - 1) or 1, count)
+    b = pieces(other, period, min(size, period - 1) or 1, number)
+    apart = not set(touched_bytes(a)) & set(touched_bytes(b))
+    assert a.conflicts(b) is b.conflicts(a)
+    assert apart or a.conflicts(b)
+    in_line = any((x - y) % period == 0 for x in range(a.low, a.low + a.width)
+                  for y in range(b.low, b.low + b.width))  # fmt: skip
+    overlap = a.low < b.high and b.low < a.high
+    assert a.conflicts(b) is (in_line and overlap)
+
+
+def test_pieces_meet_an_interval_and_other_periods_anywhere():
+    a = pieces(0, 8, 2, 4)
+    assert a.conflicts(Access(Memory.RESIDUAL, 3, 5, False))
+    assert a.conflicts(pieces(3, 4, 1, 4))
+    assert not a.conflicts(pieces(3, 8, 1, 4))
+
+
+@pytest.mark.parametrize(
+    ("row_stride", "rows", "period"), [(16, 3, 4), (18, 3, 0), (18, 1, 4), (4, 1, 4)]
+)
+def test_pixels_are_pieces_where_rows_are_whole_pixels_apart(row_stride, rows, period):
+    """Two words of each of three pixels, which are four words apart."""
+    f = {item.name: 0 for item in isa.COMPUTE.fields} | {
+        "output_rows": rows, "output_columns": 3, "output_chunks": 2, "scatter_groups": 1,
+        "residual": 1, "residual_in_address": 5, "residual_in_row_stride": row_stride,
+        "residual_in_pixel_stride": 4,
+    }  # fmt: skip
+    (found,) = (a for a in accesses(Opcode.COMPUTE, f, TINY) if a.space is Memory.RESIDUAL)
+    word = TINY.residual_bits_per_word // 8
+    end = 5 + (rows - 1) * row_stride + 2 * 4 + 2
+    width = 2 if period else 0
+    assert found == Access(Memory.RESIDUAL, 5 * word, end * word, False, period * word,
+                           width * word)  # fmt: skip
