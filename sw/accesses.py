@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from palquant.hw import isa
 from palquant.hw.config import PARAMETER_ROWS, Geometry
-from palquant.hw.isa import Base, Memory, Opcode, Source
+from palquant.hw.isa import Base, Memory, Opcode, Source, memory_beats
+
+_WRAP = 1 << isa.ADDRESS_BITS
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def _inputs(f: Mapping[str, int], g: Geometry) -> list[Access]:
     if f["residual"]:
         word = g.residual_bits_per_word // 8
         start = f["residual_in_address"]
-        found.append(_pixels(f, "residual_in", Memory.RESIDUAL, start, slots, word, False))
+        found.append(_pixels(f, "residual_in", Memory.RESIDUAL, start, slots, word, False, g))
     return found
 
 
@@ -138,19 +140,19 @@ def _window(f: Mapping[str, int], words: int, depth: int) -> tuple[int, int]:
         words: Words that a tap reads.
         depth: Words of the memory.
     """
-    wrap = 1 << isa.ADDRESS_BITS
     for outputs, stride, coordinates, step in (
         ("output_rows", "input_row_stride", "stride_rows", "input_row_step"),
         ("output_columns", "input_pixel_stride", "stride_columns", "input_pixel_step"),
     ):
-        if f[outputs] > 1 and (f[stride] - f[coordinates] * f[step]) % wrap:
+        if f[outputs] > 1 and (f[stride] - f[coordinates] * f[step]) % _WRAP:
             return 0, depth
-    first = f["input_origin"]
-    first -= f["first_row"] * f["input_row_step"] + f["first_column"] * f["input_pixel_step"]
-    first %= wrap
-    end = first + (f["input_rows"] - 1) * f["input_row_step"]
-    end += (f["input_columns"] - 1) * f["input_pixel_step"] + words
-    return (first, end) if end <= depth else (0, depth)
+    row = _signed(f["input_row_step"])
+    first = f["input_origin"] - f["first_row"] * row - f["first_column"] * f["input_pixel_step"]
+    first %= _WRAP
+    down = (f["input_rows"] - 1) * row
+    low = first + min(0, down)
+    high = first + max(0, down) + (f["input_columns"] - 1) * f["input_pixel_step"] + words
+    return (low, high) if low >= 0 and high <= depth else (0, depth)
 
 
 def _outputs(f: Mapping[str, int], g: Geometry) -> list[Access]:
@@ -160,7 +162,7 @@ def _outputs(f: Mapping[str, int], g: Geometry) -> list[Access]:
         words = f["output_chunks"] * g.beats * (g.raw_planes if f["raw"] else 1)
         words += spread * f["residual_out_group_stride"]
         word, start = g.residual_bits_per_word // 8, f["residual_out_address"]
-        found.append(_pixels(f, "residual_out", Memory.RESIDUAL, start, words, word, True))
+        found.append(_pixels(f, "residual_out", Memory.RESIDUAL, start, words, word, True, g))
     word = g.activation_bits_per_word // 8
     lanes = f["first_lane"] + f["output_chunks"] * g.tout
     for n in (1, 2):
@@ -169,7 +171,7 @@ def _outputs(f: Mapping[str, int], g: Geometry) -> list[Access]:
         for memory, name in ((Memory.ACTIVATION, "activation"), (Memory.OUTPUT, "output")):
             if f[f"code{n}_bits"] and f[f"code{n}_to_{name}"]:
                 start = f[f"code{n}_{name}_address"]
-                found.append(_pixels(f, f"code{n}", memory, start, words, word, True))
+                found.append(_pixels(f, f"code{n}", memory, start, words, word, True, g))
     return found
 
 
@@ -181,8 +183,9 @@ def _pixels(
     words: int,
     word: int,
     write: bool,
+    g: Geometry,
 ) -> Access:
-    """What a COMPUTE touches of each pixel of its tile.
+    """What a COMPUTE touches of each pixel of its tile; the whole memory where addresses may wrap.
 
     Parameters:
         f: Fields of the instruction.
@@ -192,12 +195,23 @@ def _pixels(
         words: Words from a pixel's first to its last.
         word: Bytes of a word.
         write: Whether it is written.
+        g: The machine.
     """
-    row, pixel = f[f"{prefix}_row_stride"], f[f"{prefix}_pixel_stride"]
-    end = start + (f["output_rows"] - 1) * row + (f["output_columns"] - 1) * pixel + words
+    row, pixel = _signed(f[f"{prefix}_row_stride"]), f[f"{prefix}_pixel_stride"]
+    down = (f["output_rows"] - 1) * row
+    low = start + min(0, down)
+    high = start + max(0, down) + (f["output_columns"] - 1) * pixel + words
+    size = memory_beats(g, memory) * g.bus_bytes
+    if low < 0 or high * word > size:
+        return Access(memory, 0, size, write)
     even = words < pixel and (f["output_rows"] == 1 or row % pixel == 0)
     period, width = (pixel * word, words * word) if even else (0, 0)
-    return Access(memory, start * word, end * word, write, period, width)
+    return Access(memory, low * word, high * word, write, period, width)
+
+
+def _signed(stride: int) -> int:
+    """A stride modulo 2^20 as the step that it is: rows may lie behind each other backwards."""
+    return stride - _WRAP if stride >= _WRAP // 2 else stride
 
 
 def _parameters(slot: int, slots: int, g: Geometry) -> Access:
