@@ -10,13 +10,21 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, reject, settings
 from hypothesis import strategies as st
-from networks import Builder, basic_block, drawer, random_network, shuffled_network
+from networks import (
+    Builder,
+    basic_block,
+    drawer,
+    pooled_network,
+    random_network,
+    shuffled_network,
+    strided_network,
+)  # fmt: skip
 
 from palquant.errors import CapacityError, RangeError
 from palquant.hw.carry_chain import Technology
 from palquant.hw.config import PRESETS, Geometry
 from palquant.hw.generate import verilog
-from palquant.hw.isa import Opcode
+from palquant.hw.isa import ADDRESS_BITS, Opcode
 from palquant.sim.build import build_driver
 from palquant.sim.bus import Bus
 from palquant.sim.driver import Simulator
@@ -185,6 +193,30 @@ def test_strips_pass_from_layer_to_layer(keep_all):
              if opcode is Opcode.COMPUTE]  # fmt: skip
     assert order != sorted(order)
     check(SMALL, b, image, Bus(latency=30, stall=0.2, seed=2))
+
+
+@pytest.mark.parametrize("keep_all", [False, True])
+@pytest.mark.parametrize(
+    "pools", [[(3, 2, 1)], [(2, 2)], [(3, 2, 1), (2, 2)], [(3, 2), (3, 2, 1)]], ids=str
+)
+def test_pools_read_strips_by_windows(pools, keep_all):
+    """A row that two tiles read stays, and the others lie behind it in the opposite direction."""
+    b = pooled_network(21, *pools)
+    with mock.patch("palquant.sw.compile.RESIDENT_SHARES", (0.0,)):
+        image = compile_graph(b.graph(), SMALL, keep_all=keep_all)
+    order = [f["layer"] for _, opcode, f in Emulator(SMALL, image.data).program
+             if opcode is Opcode.COMPUTE]  # fmt: skip
+    assert order != sorted(order)
+    check(SMALL, b, image, Bus(latency=30, stall=0.2, seed=3))
+
+
+@pytest.mark.parametrize("height", [60, 61])
+def test_convolutions_of_stride_2_read_strips_by_windows(height):
+    b = strided_network(height, width=30)
+    image = compile_graph(b.graph(), TINY)
+    assert any(f.get("input_row_step", 0) >> (ADDRESS_BITS - 1)
+               for _, _, f in Emulator(TINY, image.data).program)  # fmt: skip
+    check(TINY, b, image, Bus(latency=30, stall=0.2, seed=3))
 
 
 @pytest.mark.parametrize("keep_all", [False, True])
