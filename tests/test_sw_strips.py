@@ -156,3 +156,14 @@ def test_what_passes_by_windows_does_not_go_to_dram():
     image = compile_graph(b.graph(), LITTLE, keep_all=False)
     assert "relu" not in image.tensors
     assert "relu" in compile_graph(b.graph(), LITTLE, keep_all=True).tensors
+
+
+def test_rows_leave_while_the_one_that_two_tiles_read_is_computed():
+    """Of the stem's first tile: all rows but one, their stores, and that row; then the pool's."""
+    image = compile_graph(pooled_network(21, (3, 2, 1)).graph(), LITTLE, keep_all=True)
+    program = [(opcode, f["layer"]) for _, opcode, f in Emulator(LITTLE, image.data).program
+               if opcode in (Opcode.COMPUTE, Opcode.STORE)]  # fmt: skip
+    first_tile = program[: program.index((Opcode.COMPUTE, 1))]
+    store = first_tile.index((Opcode.STORE, 0))
+    assert (Opcode.COMPUTE, 0) in first_tile[:store]
+    assert (Opcode.COMPUTE, 0) in first_tile[store:]
