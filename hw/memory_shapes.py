@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 """The machine's memories: what a geometry makes of each, without elaborating anything.
 
 Left out are those of a few words, queues of instructions above all: they never become block RAM.
