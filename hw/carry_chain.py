@@ -47,11 +47,6 @@ class Technology(Enum):
     XILINX7 = "xilinx7"
 
     @property
-    def distributed_memory(self) -> bool:
-        """Whether look-up tables can be memories with a read port of their own."""
-        return self is not Technology.GENERIC
-
-    @property
     def rows(self) -> int:
         """Bits that a position can add."""
         return 2 if self is Technology.ECP5 else 3

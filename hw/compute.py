@@ -44,8 +44,8 @@ class ComputeEngine(wiring.Component):
 
     Parameters:
         geometry: Sizes of the machine.
-        technology: FPGA family of whose carry chains and memories the engine is made, or None for
-            what any tool understands.
+        technology: FPGA family whose carry chains the array is made of, or None for one that any
+            tool understands.
 
     Attributes:
         memories: The memories by name, for backdoor access to their ``storage`` in simulation.
@@ -69,7 +69,6 @@ class ComputeEngine(wiring.Component):
 
     def __init__(self, geometry: Geometry, technology: Technology | None = None) -> None:
         self.geometry = geometry
-        self._technology = technology
         self._array: MacArray | ChainedMacArray
         if technology is None:
             self._array = MacArray(geometry)
@@ -102,7 +101,7 @@ class ComputeEngine(wiring.Component):
         m.submodules.operands = operands = OperandFetch(g)
         m.submodules.array = array = self._array
         m.submodules.pool = pool = PoolingUnit(g)
-        m.submodules.post = post = PostProcessor(g, self._technology)
+        m.submodules.post = post = PostProcessor(g)
         for memory, pad in self.memories.items():
             m.submodules[f"{memory.name.lower()}_memory"] = pad
 

@@ -10,10 +10,10 @@ import dataclasses
 from functools import cache
 from typing import Any
 
-from palquant.hw.axi import read_beat
 from palquant.hw.block_ram import MemoryShape, map_memory
 from palquant.hw.buffers import Scratchpad
 from palquant.hw.config import PARAMETER_BITS, PRESETS, Geometry
+from palquant.hw.decode import fetched_beat
 from palquant.hw.isa import Memory
 from palquant.hw.layouts import PARAMETER_CONTROL
 from palquant.hw.parameters import LEVELS
@@ -67,7 +67,7 @@ def _scratchpad_shape(memory: Memory, words: int, *sizes: int) -> MemoryShape:
 def _prefetch_shape(bus_bits: int) -> MemoryShape:
     geometry = dataclasses.replace(PRESETS["tiny"], bus_bits=bus_bits, lanes=8, burst_beats=1)
     # A buffer keeps its first word in a register.
-    return MemoryShape("prefetch", Prefetch(geometry).depth - 1, read_beat(geometry).size)
+    return MemoryShape("prefetch", Prefetch(geometry).depth - 1, fetched_beat(geometry).size)
 
 
 def prefetch_shape(geometry: Geometry) -> MemoryShape:

@@ -16,7 +16,6 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from palquant.hw import isa
-from palquant.hw.carry_chain import Technology
 from palquant.hw.config import PARAMETER_BITS, PARAMETER_ROWS, Geometry
 from palquant.hw.layouts import PARAMETER_CONTROL, LoadWrite
 
@@ -105,9 +104,6 @@ class ParameterMemory(wiring.Component):
 
     Parameters:
         geometry: Sizes of the machine.
-        technology: FPGA family, or None for one that any tool understands. Where look-up tables
-            can be memories, thresholds are: they are many small ones, compared as soon as they are
-            read, which block RAM is too slow for.
 
     Members:
         write: ``In(LoadWrite(geometry))``, bus beats of ``Memory.PARAMETER``; beats of other
@@ -122,9 +118,8 @@ class ParameterMemory(wiring.Component):
         thresholds: ``In(ThresholdReads(geometry)).array(2)``, for either code tensor.
     """
 
-    def __init__(self, geometry: Geometry, technology: Technology | None = None) -> None:
+    def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
-        self.technology = technology
         g = geometry
         group = PARAMETER_CONTROL["group"].shape
         super().__init__(
@@ -233,14 +228,11 @@ class ParameterMemory(wiring.Component):
         """A memory for each lane, since each lane reads another of a slot's thresholds."""
         level = len(read.code[0])
         users = zip(values, read.code[lanes], read.data[lanes], strict=True)
-        tables = self.technology is not None and self.technology.distributed_memory
-        attributes = {"ram_style": "distributed"} if tables else {}
         for lane, (value, code, answer) in enumerate(users):
             m.submodules[f"{name}_{lane}"] = memory = Memory(
                 shape=answer.shape(),
                 depth=self.geometry.parameter_slots << level,
                 init=[],
-                attrs=attributes,
             )
             write = memory.write_port()
             m.d.comb += [write.addr.eq(address), write.en.eq(hit), write.data.eq(value)]

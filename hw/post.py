@@ -24,7 +24,6 @@ from palquant.hw.addresses import AddressGenerator
 from palquant.hw.affine import CONTROLS, Affine
 from palquant.hw.banks import ConfigurationBanks
 from palquant.hw.beats import BeatSequencer
-from palquant.hw.carry_chain import Technology
 from palquant.hw.code_writer import CodeWriter
 from palquant.hw.config import Geometry
 from palquant.hw.correction import Correction
@@ -58,7 +57,6 @@ class PostProcessor(wiring.Component):
 
     Parameters:
         geometry: Sizes of the machine.
-        technology: FPGA family, or None for one that any tool understands.
 
     Members:
         configuration: ``In(Configuration())``, at least a cycle before the first result.
@@ -80,9 +78,8 @@ class PostProcessor(wiring.Component):
     #: activation memory and the output buffer; residuals are earlier.
     LATENCY = _CODE_WRITER + CodeWriter.LATENCY
 
-    def __init__(self, geometry: Geometry, technology: Technology | None = None) -> None:
+    def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
-        self.technology = technology
         super().__init__(
             {
                 "configuration": In(Configuration()),
@@ -118,7 +115,7 @@ class PostProcessor(wiring.Component):
         g = self.geometry
         m.submodules.beats = beats = BeatSequencer(g)
         m.submodules.correction = correction = Correction(g)
-        m.submodules.parameters = parameters = ParameterMemory(g, self.technology)
+        m.submodules.parameters = parameters = ParameterMemory(g)
         m.submodules.affine = affine = Affine(g)
         m.submodules.quantize1 = quantize1 = Quantize(g)
         m.submodules.quantize2 = quantize2 = Quantize(g)

@@ -3,8 +3,8 @@
 Compiling a network and predicting its cycles takes seconds, and there are thousands of machines. A
 lower bound of the cycles costs nothing: multiplications over multipliers, or, once one machine with
 the same array has been evaluated, the words that the array and the pooling unit work on. A machine
-that could not beat one already found is never evaluated, so that the front is the same as if all
-were.
+that could not be 3 % faster than one already found that costs no more is not evaluated: the front
+is complete to within that, and to within what another cut of the network may save in busy cycles.
 """
 
 from __future__ import annotations
