@@ -21,15 +21,20 @@ ENGINES = {
 }
 
 _OPCODE_BITS = isa.HEADER[0].bits
+#: So many bits are looked at together in two levels of tables of four inputs.
+_FEW_BITS = 16
 
 
 def _last_fields(geometry: Geometry) -> list[int]:
-    """Where, in a beat that ends some instruction's fields or lies behind them, these end."""
+    """Where, in a beat that ends some instruction's fields or lies behind them, these end.
+
+    Only those are listed above which more bits stand than a few tables can look at.
+    """
     starts = set()
     for layout in isa.LAYOUTS.values():
         for index in range(layout.used // geometry.bus_bits, layout.size // geometry.bus_bits):
             starts.add(max(layout.used - index * geometry.bus_bits, 0))
-    return sorted(starts)
+    return sorted(start for start in starts if geometry.bus_bits - start > _FEW_BITS)
 
 
 def bits_above(geometry: Geometry, beat: Value) -> Value:
@@ -105,9 +110,12 @@ class Decoder(wiring.Component):
         found = []
         for index in range(layout.used // bus_bits, layout.size // bus_bits):
             start = max(layout.used - index * bus_bits, 0)
-            above = self.above[_last_fields(self._geometry).index(start)]
-            found.append((self.index == index) & above)
+            found.append((self.index == index) & self._any_above(start))
         return Cat(found).any()
+
+    def _any_above(self, start: int) -> Value:
+        starts = _last_fields(self._geometry)
+        return self.above[starts.index(start)] if start in starts else self.data[start:].any()
 
     def _bad_tokens(self, opcode: Opcode) -> Value:
         """Whether this beat 0 has token bits that the opcode's engine must not have."""
