@@ -34,7 +34,8 @@ class MemoryShape:
         depth: Words.
         width: Bits of a word.
         enables: Parts of a word that are written apart, all as wide.
-        registered: Whether its read port has a register, without which it is no block RAM.
+        registered: Whether its read port has a register, without which it is no block RAM, and
+            nothing else forbids that.
         count: How many such memories there are.
     """
 

@@ -26,8 +26,9 @@ class Scratchpad(wiring.Component):
     """One on-chip memory, seen by the datapath as words and by the bus as beats.
 
     Words and beats are parts of one long string of bits, lowest address first, lowest bit first.
-    A physical row holds a whole number of both: as many bits as the wider of the two. The datapath
-    never waits: a write goes before a load, a read before a store. Where a row holds several beats
+    A physical row holds a whole number of both: as many bits as the wider of the two, or, with
+    narrow rows, a word, and a beat of several is loaded in as many cycles. The datapath never
+    waits: a write goes before a load, a read before a store. Where a row holds several beats
     and the datapath reads as well, the row that a store reads is kept for the beats that follow:
     they need no port. What they are if the row is written meanwhile is undefined.
 
@@ -69,6 +70,8 @@ class Scratchpad(wiring.Component):
         self.memory = memory
         self.words, self.word_bits, self.lane_bits = sizes[memory]
         self.row_bits = max(self.word_bits, g.bus_bits)
+        if memory is MemoryName.ACTIVATION and g.narrow_rows:
+            self.row_bits = self.word_bits
         self.storage = MemoryData(
             shape=unsigned(self.row_bits),
             depth=self.words * self.word_bits // self.row_bits,
@@ -108,19 +111,20 @@ class Scratchpad(wiring.Component):
             return enables, data.replicate(parts)
 
         if "load" in ports:
-            bus_bits = self.geometry.bus_bits
-            row, position = self._place(self.load.address, bus_bits)
-            everything = (1 << bus_bits // self.lane_bits) - 1
+            address, beat, last = self._elaborate_load_parts(m)
+            part_bits = len(beat)
+            row, position = self._place(address, part_bits)
+            everything = (1 << part_bits // self.lane_bits) - 1
             enables, data = spread(
                 Mux(self.load.valid & (self.load.memory == self.memory), everything, 0)[
-                    : bus_bits // self.lane_bits
+                    : part_bits // self.lane_bits
                 ],
-                self.load.data,
+                beat,
                 position,
-                bus_bits,
+                part_bits,
             )
             m.d.comb += [
-                self.load.ready.eq(self.load.memory == self.memory),
+                self.load.ready.eq((self.load.memory == self.memory) & last),
                 port.addr.eq(row),
                 port.en.eq(enables),
                 port.data.eq(data),
@@ -134,6 +138,27 @@ class Scratchpad(wiring.Component):
                 m.d.comb += [port.addr.eq(row), port.en.eq(enables), port.data.eq(data)]
                 if "load" in ports:
                     m.d.comb += self.load.ready.eq(0)
+
+    def _elaborate_load_parts(self, m: Module) -> tuple[Value, Value, Value]:
+        """What LOAD writes in this cycle.
+
+        Returns:
+            Its address, in parts of its size; the part itself, a beat or as much as a row holds;
+            and whether it is the beat's last.
+        """
+        parts = self.geometry.bus_bits // self.row_bits
+        if parts <= 1:
+            return self.load.address, self.load.data, Const(1)
+        part = Signal(range(parts))
+        with m.If(~self.load.valid | (self.load.memory != self.memory)):
+            m.d.sync += part.eq(0)
+        with m.Elif(~self.write.enable):
+            m.d.sync += part.eq(part + 1)
+        return (
+            Cat(part, self.load.address),
+            self.load.data.word_select(part, self.row_bits),
+            part == parts - 1,
+        )
 
     def _elaborate_read(self, m: Module, storage: Memory) -> None:
         port = storage.read_port()

@@ -49,8 +49,8 @@ class ComputeEngine(wiring.Component):
 
     Attributes:
         memories: The memories by name, for backdoor access to their ``storage`` in simulation.
-        array_latency: Cycles from the issue of an array result's last word (the cycle that
-            ``activity`` counts) to the post-processor's input.
+        array_latency: Cycles from the issue of an array result's last word (the cycle before the
+            one in which ``activity`` counts it) to the post-processor's input.
         pool_latency: The same for a pooled beat.
 
     Members:
@@ -61,7 +61,7 @@ class ComputeEngine(wiring.Component):
         busy: ``Out(1)``, an instruction was taken that is not complete.
         load_write: ``In(LoadWrite(geometry))``; never ready for the output buffer.
         store_read: ``In(StoreRead(geometry))``; only ready for residual memory and output buffer.
-        activity: ``Out(Activity)``, what the cycle went to, as far as the engine knows.
+        activity: ``Out(Activity)``, what the cycle before went to, as far as the engine knows.
         overrun: ``Out(1)``, strobe: a result or a residual word was lost. Does not happen with
             instructions whose ``steps`` are right and which do not add residuals to pooled values.
         saturated: ``Out(range(2 * lanes + 1))``, values clipped in this cycle.

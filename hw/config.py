@@ -58,6 +58,11 @@ class Geometry:
         array_registers: Registers between the array's operands and its accumulators: each costs a
             cycle where a COMPUTE waits for the one before it, and area, and lets the clock run
             faster.
+        narrow_rows: Whether a row of the activation memory is one word where a bus beat is wider:
+            LOAD then writes a beat word by word, a cycle each. Block RAM that has one enable for
+            each digit of a row holds twice as much where a row has half as many.
+        distributed_thresholds: Whether thresholds stay out of block RAM: that takes more look-up
+            tables, and answers sooner.
 
     Raises:
         GeometryError: A parameter is out of range or contradicts another.
@@ -85,6 +90,8 @@ class Geometry:
     outstanding_bursts: int = 8
     counters: bool = True
     array_registers: int = 3
+    narrow_rows: bool = False
+    distributed_thresholds: bool = False
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
@@ -162,13 +169,21 @@ class Geometry:
 
     @property
     def activation_bits_per_row(self) -> int:
-        """Bits of one physical row of the activation memory and the output buffer."""
+        """Bits that activation memory and output buffer hold a whole number of times.
+
+        A physical row, except of an activation memory with ``narrow_rows``.
+        """
         return max(self.activation_bits_per_word, self.bus_bits)
 
     @property
     def activation_words_per_row(self) -> int:
         """Activation words in one physical memory row."""
         return self.activation_bits_per_row // self.activation_bits_per_word
+
+    @property
+    def activation_load_cycles(self) -> int:
+        """Cycles in which LOAD writes a beat to the activation memory."""
+        return self.activation_words_per_row if self.narrow_rows else 1
 
     @property
     def weight_bits_per_word(self) -> int:
@@ -210,9 +225,18 @@ class Geometry:
         """32-bit number that differs between geometries whose images are not interchangeable.
 
         CRC-32 of the canonical JSON of all sizes that instructions or layouts depend on; the
-        name, the counters, how the bus is driven and how the array is pipelined are left out.
+        name, the counters, how the bus is driven, how the array is pipelined and what memories are
+        made of are left out.
         """
-        skipped = {"name", "counters", "burst_beats", "outstanding_bursts", "array_registers"}
+        skipped = {
+            "name",
+            "counters",
+            "burst_beats",
+            "outstanding_bursts",
+            "array_registers",
+            "narrow_rows",
+            "distributed_thresholds",
+        }
         sizes = {k: v for k, v in dataclasses.asdict(self).items() if k not in skipped}
         return zlib.crc32(json.dumps(sizes, sort_keys=True).encode())
 

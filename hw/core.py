@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from amaranth import Cat, Module, Mux
+from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -42,9 +42,10 @@ _LAYOUTS = {
 
 
 class Trace(wiring.Signature):
-    """What a profiler wants to see, in every cycle.
+    """What a profiler wants to see, in every cycle: each a cycle late.
 
     Members:
+        running: ``Out(1)``. A run is under way.
         layer: ``Out(12)``, of the COMPUTE that runs or is waited for.
         activity: ``Out(Activity)``.
         load_busy: ``Out(1)``. A LOAD is under way.
@@ -56,6 +57,7 @@ class Trace(wiring.Signature):
     def __init__(self) -> None:
         super().__init__(
             {
+                "running": Out(1),
                 "layer": Out(LAYER_BITS),
                 "activity": Out(Activity),
                 "load_busy": Out(1),
@@ -84,7 +86,7 @@ class Core(wiring.Component):
         finished: ``Out(1)``, strobe.
         quiet: ``Out(1)``. Nothing is outstanding on the bus.
         images_done: ``Out(32)``.
-        stall: ``Out(StructLayout)``, the fields of the register STALL.
+        stall: ``Out(StructLayout)``, the fields of the register STALL, a cycle late.
         counters: ``Out(StructLayout)``, as of :class:`~palquant.hw.counters.Counters`.
         trace: ``Out(Trace())``.
         report_*: ``Out(Report())``, for each of ``supervisor.SOURCES``.
@@ -276,21 +278,21 @@ class Core(wiring.Component):
         engines: Mapping[Engine, wiring.Component],
         dispatchers: Mapping[Engine, Dispatcher],
     ) -> None:
-        """What each unit waits for, and the layers that loads and stores work on."""
-        m.d.comb += self.stall.fetch.eq(fetch.stall)
+        """What each unit waits for, and the layers that loads and stores work on; a cycle late."""
+        m.d.sync += self.stall.fetch.eq(fetch.stall)
         for engine in (Engine.LOAD, Engine.STORE):
             name, unit, dispatcher = engine.name.lower(), engines[engine], dispatchers[engine]
-            m.d.comb += [
+            m.d.sync += [
                 self.stall[name].eq(Mux(unit.busy, unit.stall, dispatcher.waits)),
                 getattr(self.trace, f"{name}_busy").eq(unit.busy),
                 getattr(self.trace, f"{name}_layer").eq(dispatcher.oldest_layer),
             ]
         compute = engines[Engine.COMPUTE]
-        m.d.comb += self.stall.compute.eq(dispatchers[Engine.COMPUTE].waits)
+        m.d.sync += self.stall.compute.eq(dispatchers[Engine.COMPUTE].waits)
         with m.If(compute.activity == Activity.DRAIN):
-            m.d.comb += self.stall.compute.eq(Stall.DRAIN)
+            m.d.sync += self.stall.compute.eq(Stall.DRAIN)
         with m.Elif(compute.busy):
-            m.d.comb += self.stall.compute.eq(Stall.RUNNING)
+            m.d.sync += self.stall.compute.eq(Stall.RUNNING)
 
     def _count(
         self,
@@ -302,24 +304,32 @@ class Core(wiring.Component):
         """Where the cycles go."""
         compute, dispatcher = engines[Engine.COMPUTE], dispatchers[Engine.COMPUTE]
         m.submodules.attribution = attribution = Attribution()
-        m.d.comb += [
-            attribution.engine.eq(compute.activity),
+        # As late as the engine says what it did.
+        next_layer = Signal.like(dispatcher.next_layer)
+        newest_layer = Signal.like(dispatcher.newest_layer)
+        m.d.sync += [
             attribution.idle.eq(compute.instruction.ready),
             attribution.pending.eq(dispatcher.pending),
             attribution.missing.eq(dispatcher.missing),
             attribution.cause.eq(dispatcher.queue.payload.cause),
+            next_layer.eq(dispatcher.next_layer),
+            newest_layer.eq(dispatcher.newest_layer),
+        ]
+        m.d.comb += [
+            attribution.engine.eq(compute.activity),
             self.trace.activity.eq(attribution.activity),
-            self.trace.layer.eq(
-                Mux(attribution.next, dispatcher.next_layer, dispatcher.newest_layer)
-            ),
+            self.trace.layer.eq(Mux(attribution.next, next_layer, newest_layer)),
         ]
         m.submodules.counters = counters = Counters(self._geometry)
-        m.d.comb += [
-            counters.enable.eq(self.running),
-            counters.activity.eq(attribution.activity),
+        m.d.sync += [
+            self.trace.running.eq(self.running),
             counters.read_beat.eq(arbiter.load_data.valid & arbiter.load_data.ready),
             counters.fetch_beat.eq(arbiter.fetch_data.valid & arbiter.fetch_data.ready),
             counters.write_beat.eq(self.write.wvalid & self.write.wready),
             counters.saturated.eq(compute.saturated),
+        ]
+        m.d.comb += [
+            counters.enable.eq(self.trace.running),
+            counters.activity.eq(attribution.activity),
             self.counters.eq(counters.values),
         ]

@@ -83,7 +83,7 @@ class Counters(wiring.Component):
             what it counts.
     """
 
-    #: From a cycle to the value that includes it.
+    #: From what is counted to the value that includes it.
     LATENCY = 2
 
     def __init__(self, geometry: Geometry) -> None:

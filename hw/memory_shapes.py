@@ -44,19 +44,18 @@ _TENSORS = 2
 def scratchpad_shape(geometry: Geometry, memory: Memory) -> MemoryShape:
     """One of the memories that LOAD, STORE and the datapath share."""
     g = geometry
-    return _scratchpad_shape(
-        memory, getattr(g, DEPTHS[memory]), g.tin, g.tout, g.lanes, g.bus_bits, g.residual_bits
-    )
+    sizes = (g.tin, g.tout, g.lanes, g.bus_bits, g.residual_bits)
+    return _scratchpad_shape(memory, getattr(g, DEPTHS[memory]), g.narrow_rows, *sizes)
 
 
 @cache
-def _scratchpad_shape(memory: Memory, words: int, *sizes: int) -> MemoryShape:
+def _scratchpad_shape(memory: Memory, words: int, narrow: bool, *sizes: int) -> MemoryShape:
     """The same from all that it depends on: making the memory takes milliseconds."""
     names = ("tin", "tout", "lanes", "bus_bits", "residual_bits")
     # Other depths only have to be legal.
     changes: dict[str, Any] = dict.fromkeys(DEPTHS.values(), 1 << 12)
     changes |= {DEPTHS[memory]: words, **dict(zip(names, sizes, strict=True))}
-    geometry = dataclasses.replace(PRESETS["tiny"], burst_beats=1, **changes)
+    geometry = dataclasses.replace(PRESETS["tiny"], burst_beats=1, narrow_rows=narrow, **changes)
     pad = Scratchpad(geometry, memory)
     return MemoryShape(
         memory.name.lower(), pad.storage.depth, pad.row_bits, pad.row_bits // pad.lane_bits
@@ -95,7 +94,11 @@ def parameter_shapes(geometry: Geometry) -> tuple[MemoryShape, ...]:
     )
     shapes += [
         MemoryShape(
-            f"threshold{level}", g.parameter_slots << level, width, count=_TENSORS * g.lanes
+            f"threshold{level}",
+            g.parameter_slots << level,
+            width,
+            registered=not g.distributed_thresholds,
+            count=_TENSORS * g.lanes,
         )
         for level in range(1, LEVELS)
     ]

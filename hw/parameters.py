@@ -227,12 +227,14 @@ class ParameterMemory(wiring.Component):
     ) -> None:
         """A memory for each lane, since each lane reads another of a slot's thresholds."""
         level = len(read.code[0])
+        style = {"ram_style": "distributed"} if self.geometry.distributed_thresholds else {}
         users = zip(values, read.code[lanes], read.data[lanes], strict=True)
         for lane, (value, code, answer) in enumerate(users):
             m.submodules[f"{name}_{lane}"] = memory = Memory(
                 shape=answer.shape(),
                 depth=self.geometry.parameter_slots << level,
                 init=[],
+                attrs=style,
             )
             write = memory.write_port()
             m.d.comb += [write.addr.eq(address), write.en.eq(hit), write.data.eq(value)]

@@ -42,8 +42,7 @@ class Sequencer(wiring.Component):
         weight_address: ``Out(20)``, weight word.
         padding: ``Out(1)``, the tap lies outside the input: ``address`` is not to be read.
         pad_word: ``Out(2 * tin)``, what the array sees instead.
-        activity: ``Out(Activity)``, what the cycle went to; a word counts in the cycle before it
-            appears.
+        activity: ``Out(Activity)``, what the cycle before went to; a word counts when it appears.
         busy: ``Out(1)``, an instruction is under way.
     """
 
@@ -154,21 +153,21 @@ class Sequencer(wiring.Component):
                 drains.eq(following.drain | (following.source != f.source)),
             ]
 
-        with m.If(running):
-            with m.If(ready):
-                m.d.comb += self.activity.eq(
-                    Mux(f.source == Source.POOL, Activity.POOL, Activity.ARRAY)
-                )
-            with m.Else():
-                m.d.comb += self.activity.eq(
-                    Mux(f.scatter_groups > 1, Activity.MERGE, Activity.OUTPUT)
-                )
-        with m.Elif(setting_up):
-            m.d.comb += self.activity.eq(Mux(waits, Activity.DRAIN, Activity.DEPENDENCY))
-        with m.Else():
+        # A cycle late: nothing of this may lengthen the way to what decides on a word.
+        issued, ran, draining = Signal(), Signal(), Signal()
+        m.d.sync += [
+            issued.eq(issue),
+            ran.eq(running),
+            draining.eq(Mux(setting_up, waits, self.instruction.valid & ~taken)),
+        ]
+        with m.If(issued):
             m.d.comb += self.activity.eq(
-                Mux(self.instruction.valid & ~taken, Activity.DRAIN, Activity.DEPENDENCY)
+                Mux(f.source == Source.POOL, Activity.POOL, Activity.ARRAY)
             )
+        with m.Elif(ran):
+            m.d.comb += self.activity.eq(Mux(f.scatter_groups > 1, Activity.MERGE, Activity.OUTPUT))
+        with m.Else():
+            m.d.comb += self.activity.eq(Mux(draining, Activity.DRAIN, Activity.DEPENDENCY))
 
     def _elaborate_controls(
         self,

@@ -36,7 +36,7 @@ class Supervisor(wiring.Component):
     may take as long as the memory pleases. A reset by the host waits for that.
 
     The doorbell shows in ``busy`` and ``done`` from the cycle after ``start``. The end of a run
-    shows two cycles after its last, when the counters have counted all of it.
+    shows three cycles after its last, when the counters have counted all of it.
 
     Members:
         start: ``In(1)``, strobe. Without effect while busy or after an error.
@@ -140,9 +140,14 @@ class Supervisor(wiring.Component):
                 with m.If(self.reset):
                     m.next = "RESET"
                 with m.Elif(failing | self.finished):
-                    m.next = "SETTLE"
+                    m.next = "COUNT"
 
-            # As long as the counters need for the last cycle (Counters.LATENCY).
+            # As long as the counters need for the last cycle: that, and Counters.LATENCY.
+            with m.State("COUNT"):
+                m.d.comb += [self.halt.eq(failed), self.busy.eq(1)]
+                m.next = "SETTLE"
+                with m.If(self.reset):
+                    m.next = "RESET"
             with m.State("SETTLE"):
                 m.d.comb += [self.halt.eq(failed), self.busy.eq(1)]
                 with m.If(self.reset):

@@ -194,6 +194,16 @@ class Driver {
         answered(step);
     }
 
+    /// Counts what the trace says of the cycle before.
+    TraceSignals observe(Run& run) {
+        const TraceSignals trace = bench_.trace();
+        if (run.cycles > 0) {
+            run.histogram.add(run.cycles - 1, trace);
+            if (timeline_) timeline_->add(run.cycles - 1, trace);
+        }
+        return trace;
+    }
+
     /// Clocks until the interrupt.
     void follow(Run& run) {
         auto shown = std::chrono::steady_clock::now();
@@ -201,9 +211,7 @@ class Driver {
             if (run.cycles >= options_.cycle_limit)
                 throw LimitError("no interrupt within " + std::to_string(run.cycles) + " cycles" +
                                  place());
-            const TraceSignals trace = bench_.trace();
-            run.histogram.add(run.cycles, trace);
-            if (timeline_) timeline_->add(run.cycles, trace);
+            const TraceSignals trace = observe(run);
             if (!options_.waves.empty())
                 bench_.record(run.cycles >= options_.waves_from && run.cycles <= options_.waves_to);
             bench_.cycle();
@@ -216,6 +224,7 @@ class Driver {
                           << trace.layer << std::endl;
             }
         }
+        observe(run);
     }
 
     const Options& options_;

@@ -35,8 +35,8 @@ from palquant.sw.regions import Regions
 
 #: Cycles from the doorbell to the run's first: the supervisor's states IDLE and CLEAR.
 _BEFORE = 2
-#: Cycles from the run's last to the interrupt: the supervisor's state SETTLE.
-_AFTER = 1
+#: Cycles from the run's last to the interrupt: the supervisor's states COUNT and SETTLE.
+_AFTER = 2
 
 
 @dataclass(frozen=True)

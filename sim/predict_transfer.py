@@ -29,14 +29,14 @@ class ReadBurst:
 
     Attributes:
         arrival: First cycle in which the memory could present a beat.
-        beats: Its length.
-        port: The port that its beats need on chip.
+        writes: Writes on chip that its beats take, one a cycle.
+        port: The port that these need.
         begins: Called with the cycle of the first beat's delivery, where that is all that counts.
         ends: Called in the cycle after the last beat's delivery, where that counts.
     """
 
     arrival: int
-    beats: int
+    writes: int
     port: Port | None
     begins: Callable[[int], None] | None
     ends: Callable[[int], None] | None
@@ -63,14 +63,14 @@ class ReadChannel:
     def ask(
         self,
         cycle: int,
-        beats: int,
+        writes: int,
         port: Port | None,
         ends: Callable[[int], None] | None = None,
         begins: Callable[[int], None] | None = None,
     ) -> None:
         """The arbiter takes a burst's address; see :class:`ReadBurst`."""
         arrival = cycle + ReadArbiter.ADDRESS_LATENCY + self._latency
-        self._waiting.append(ReadBurst(arrival, beats, port, begins, ends))
+        self._waiting.append(ReadBurst(arrival, writes, port, begins, ends))
         if self._current is None:
             self._begin()
 
@@ -88,7 +88,7 @@ class ReadChannel:
         self._plan(burst)
 
     def _plan(self, burst: ReadBurst) -> None:
-        end = self._ports.last(burst.port, self._first, burst.beats) + 1
+        end = self._ports.last(burst.port, self._first, burst.writes) + 1
         if end != self._end:
             self._end = end
             self._clock.at(end, self._finish)
@@ -129,6 +129,7 @@ class Load:
         self._rows = rows
         self._channel = channel
         self._limit = geometry.outstanding_bursts
+        self._activation_cycles = geometry.activation_load_cycles
         self._blocked = blocked
         self._in_flight = 0
         self.beats = 0  # asked for so far
@@ -157,7 +158,8 @@ class Load:
         self.beats += burst.beats
         self._rows.next(cycle)
         port = _LOAD_PORTS.get(Memory(burst.instruction.fields["memory"]))
-        self._channel.ask(cycle, burst.beats, port, ends)
+        each = self._activation_cycles if port is Port.ACTIVATION_WRITE else 1
+        self._channel.ask(cycle, burst.beats * each, port, ends)
 
 
 class Store:

@@ -16,6 +16,7 @@ GEOMETRIES = [
     small_geometry("narrow", tin=4, tout=16, lanes=4, bus_bits=64),
     small_geometry("equal", tin=16, tout=16, lanes=2, bus_bits=32),
     small_geometry("wide", tin=64, tout=4, lanes=4, bus_bits=32, residual_bits=8),
+    small_geometry("word by word", tin=16, tout=16, lanes=4, bus_bits=64, narrow_rows=True),
 ]
 MEMORIES = [Memory.WEIGHT, Memory.ACTIVATION, Memory.RESIDUAL, Memory.OUTPUT]
 
@@ -49,10 +50,12 @@ def test_random_traffic(g, memory):
     near_words = [word % dut.words for word in near_words]
     names = ("read", "write", "load", "store", "load waits", "store waits", "kept", "changed")
     counts = dict.fromkeys(names, 0)
-    per_row = dut.row_bits // g.bus_bits
+    per_row = max(dut.row_bits // g.bus_bits, 1)
+    parts = max(g.bus_bits // dut.row_bits, 1)  # cycles in which a beat is loaded
 
     async def main(ctx):
         promised = {}
+        offered, part, moved = None, 0, False  # by LOAD, and not taken yet
         kept = None  # row that was read last for a store, where that makes a difference
         address_of_store = 0
         for _ in range(400):
@@ -77,20 +80,32 @@ def test_random_traffic(g, memory):
                     changes.append((address, dut.word_bits, data, spread))
                     counts["write"] += 1
             if has["load"]:
-                address = rng.choice(near_words) * dut.word_bits // g.bus_bits
-                address = min(address + rng.randrange(2), beats - 1)
-                valid, data = rng.random() < 0.7, rng.getrandbits(g.bus_bits)
-                target = rng.choice([memory, memory, Memory.PARAMETER])
+                if offered is None:
+                    address = rng.choice(near_words) * dut.word_bits // g.bus_bits
+                    address = min(address + rng.randrange(2), beats - 1)
+                    valid, data = rng.random() < 0.7, rng.getrandbits(g.bus_bits)
+                    target = rng.choice([memory, memory, Memory.PARAMETER])
+                    part = 0
+                elif rng.random() < 0.1:
+                    valid, part = False, 0  # LOAD is halted
+                else:
+                    valid, target, address, data, part = *offered, part + moved
                 ctx.set(dut.load.valid, valid)
                 ctx.set(dut.load.memory, target)
                 ctx.set(dut.load.address, address)
                 ctx.set(dut.load.data, data)
                 ready = ctx.get(dut.load.ready)
-                assert ready == (target == memory and not writing)
-                counts["load waits"] += valid and target == memory and not ready
-                if valid and ready:
-                    changes.append((address, g.bus_bits, data, (1 << g.bus_bits) - 1))
-                    counts["load"] += 1
+                moved = not writing
+                if valid or parts == 1:
+                    assert ready == (target == memory and moved and part == parts - 1)
+                wanted = valid and target == memory
+                counts["load waits"] += wanted and writing
+                offered = (valid, target, address, data) if wanted and not ready else None
+                if wanted and moved:
+                    width = g.bus_bits // parts
+                    value = data >> part * width & (1 << width) - 1
+                    changes.append((address * parts + part, width, value, (1 << width) - 1))
+                    counts["load"] += ready
             reading = has["read"] and rng.random() < 0.5
             if has["read"]:
                 address = rng.choice(near_words)

@@ -166,7 +166,7 @@ def test_two_cycles_between_instructions():
     lasts = [cycle for cycle, word in issued if word["last"]]
     firsts = [cycle for cycle, word in issued if word["clear"]]
     assert [b - a for a, b in zip(lasts, firsts[1:], strict=False)] == [3, 3, 3]
-    assert activities[1 : lasts[-1]].count(Activity.DEPENDENCY) == 7
+    assert activities[2 : lasts[-1] + 1].count(Activity.DEPENDENCY) == 7
     assert Activity.DRAIN not in activities
 
 

@@ -89,10 +89,10 @@ def test_beginning_and_end_cycle_by_cycle(failing):
             assert await cycles(ctx, dut, 1) == [{"busy", "running"}]
             ctx.set(end, 0)
             if not failing:
-                assert await cycles(ctx, dut, 2) == [{"busy", "ended"}, {"done"}]
+                assert await cycles(ctx, dut, 3) == [{"busy"}, {"busy", "ended"}, {"done"}]
                 continue
-            ends = [{"busy", "halt", "failed"}, {"halt", "error"}]
-            assert await cycles(ctx, dut, 2) == ends
+            ends = [{"busy", "halt"}, {"busy", "halt", "failed"}, {"halt", "error"}]
+            assert await cycles(ctx, dut, 3) == ends
             ctx.set(dut.reset, 1)
             await ctx.tick()
             ctx.set(dut.reset, 0)
@@ -103,7 +103,7 @@ def test_beginning_and_end_cycle_by_cycle(failing):
 
 
 @pytest.mark.parametrize("end", ["finished", "report_load"])
-@pytest.mark.parametrize("delay", [0, 1])
+@pytest.mark.parametrize("delay", [0, 1, 2])
 def test_reset_at_the_end_of_a_run_leaves_no_event(end, delay):
     bench = Bench()
 
@@ -117,8 +117,9 @@ def test_reset_at_the_end_of_a_run_leaves_no_event(end, delay):
         ctx.set(dut.reset, delay == 0)
         await ctx.tick()
         ctx.set(signal, 0)
-        ctx.set(dut.reset, delay == 1)
-        await ctx.tick()
+        for cycle in (1, 2):
+            ctx.set(dut.reset, delay == cycle)
+            await ctx.tick()
         ctx.set(dut.reset, 0)
         await ctx.tick().repeat(4)
         assert bench.status(ctx) == set()

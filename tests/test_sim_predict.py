@@ -32,6 +32,7 @@ SMALL = dataclasses.replace(
     TINY, name="small", weight_words=256, activation_words=512, output_words=256,
     residual_words=256, parameter_slots=8, queue_depth=2,
 )  # fmt: skip
+NARROW = dataclasses.replace(SMALL, name="narrow", narrow_rows=True)
 BUSES = [Bus(latency=latency) for latency in (1, 50, 150)]
 
 
@@ -61,11 +62,12 @@ def test_random_networks(seed, keep_all):
         check(image, b.codes, bus)
 
 
+@pytest.mark.parametrize("machine", [SMALL, NARROW], ids=lambda machine: machine.name)
 @pytest.mark.parametrize("keep_all", [False, True])
-def test_little_memory(keep_all):
+def test_little_memory(keep_all, machine):
     """Transfers beside computations: they wait for memory ports, tokens and queues."""
     b = shuffled_network()
-    image = compile_graph(b.graph(), SMALL, keep_all=keep_all)
+    image = compile_graph(b.graph(), machine, keep_all=keep_all)
     found = set()
     for bus in BUSES:
         found |= check(image, b.codes, bus).profile.activity.keys()
