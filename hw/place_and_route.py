@@ -111,7 +111,7 @@ def place_and_route(
         pins: Which port is on which pin, as the device's tools write it; any pins if None.
         configuration: Where to put the routed design, for :mod:`palquant.hw.bitstream`.
         seed: Of placement; the same gives the same result.
-        log: Where to keep what nextpnr prints.
+        log: Where nextpnr's messages go, as they come.
 
     Raises:
         ToolError: nextpnr is not installed, or fails; the message is its own.
@@ -129,10 +129,13 @@ def place_and_route(
             "--report", "report.json", device.configuration, "routed.txt",
             "--freq", f"{target_mhz:g}", "--seed", str(seed), "--timing-allow-fail",
         ]  # fmt: skip
-        result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        text = result.stdout + result.stderr
-        if log is not None:
-            log.write_text(text)
+        # Straight into the file: routing may take an hour, and people look at how far it is.
+        output = Path(folder, "nextpnr.log") if log is None else log
+        with output.open("w") as file:
+            result = subprocess.run(
+                command, cwd=folder, stdout=file, stderr=subprocess.STDOUT, check=False
+            )
+        text = output.read_text()
         report = Path(folder, "report.json")
         if result.returncode != 0 or not report.is_file():
             errors = [line for line in text.splitlines() if line.startswith("ERROR")]
