@@ -13,9 +13,10 @@ from amaranth import Cat, Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from palquant.hw import isa
 from palquant.hw.config import Geometry
 from palquant.hw.delay import delay_line, lane_registers
-from palquant.hw.layouts import COMPUTE
+from palquant.hw.layouts import struct
 from palquant.hw.parameters import SlotRead
 
 __all__ = ["CONTROLS", "Affine", "compute", "result_bits"]
@@ -23,7 +24,7 @@ __all__ = ["CONTROLS", "Affine", "compute", "result_bits"]
 #: Fields of COMPUTE that say what happens to a beat.
 CONTROLS = data.StructLayout(
     {
-        name: COMPUTE[name].shape
+        name: struct(isa.COMPUTE)[name].shape
         for name in (
             "affine",
             "relu_before",

@@ -8,7 +8,7 @@ from amaranth import Module, Mux, ShapeLike, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from palquant.hw.axi import ADDRESS, ID_BITS, ReadChannels, address_constants, read_beat
+from palquant.hw.axi import ID_BITS, ReadChannels, address_constants, read_beat, request
 from palquant.hw.config import Geometry
 
 
@@ -71,8 +71,8 @@ class ReadArbiter(wiring.Component):
         geometry: Sizes of the machine.
 
     Members:
-        fetch: ``In(stream.Signature(ADDRESS))``.
-        load: ``In(stream.Signature(ADDRESS))``.
+        fetch: ``In(stream.Signature(request(geometry)))``.
+        load: ``In(stream.Signature(request(geometry)))``.
         halt: ``In(1)``. No further burst is taken while it is high.
         fetch_expects: ``In(1)``. Bursts that the fetch unit asked for are not answered; high if
             not connected.
@@ -94,8 +94,8 @@ class ReadArbiter(wiring.Component):
         beat = read_beat(geometry)
         super().__init__(
             {
-                "fetch": In(stream.Signature(ADDRESS)),
-                "load": In(stream.Signature(ADDRESS)),
+                "fetch": In(stream.Signature(request(geometry))),
+                "load": In(stream.Signature(request(geometry))),
                 "halt": In(1),
                 "fetch_expects": In(1, init=1),
                 "load_expects": In(1, init=1),
@@ -133,7 +133,7 @@ class ReadArbiter(wiring.Component):
             m.d.sync += bus.arvalid.eq(0)
         with m.If(free):
             chosen = Mux(self.fetch.valid, self.fetch.payload, self.load.payload)
-            burst = data.View(ADDRESS, chosen)
+            burst = data.View(request(self._geometry), chosen)
             m.d.sync += [
                 bus.arvalid.eq(self.fetch.valid | self.load.valid),
                 bus.araddr.eq(burst.address),

@@ -13,7 +13,7 @@ from amaranth.lib.wiring import In, Out
 
 from palquant.hw import isa
 from palquant.hw.config import Geometry
-from palquant.hw.layouts import MEMORY_BITS
+from palquant.hw.layouts import MEMORY_BITS, struct
 
 #: Bits of a byte address.
 ADDRESS_BITS = isa.DRAM_BITS
@@ -27,32 +27,41 @@ _MODIFIABLE_BUFFERABLE = 0b0011  # AxCACHE: what interconnects want to see to wi
 _DATA_SECURE_UNPRIVILEGED = 0b000  # AxPROT
 
 
-#: A burst on its way to an address channel.
-ADDRESS = data.StructLayout({"address": ADDRESS_BITS, "length": LENGTH_BITS})
+def request(geometry: Geometry) -> data.StructLayout:
+    """A burst on its way to an address channel: its first byte, and its beats - 1."""
+    return data.StructLayout({"address": geometry.dram_bits, "length": LENGTH_BITS})
 
-#: A row of beats: contiguous in DRAM from byte ``address``, and on chip from beat ``local`` of
-#: ``memory``. ``last`` marks an instruction's last row.
-ROW = data.StructLayout(
-    {
-        "address": ADDRESS_BITS,
-        "beats": 16,
-        "memory": MEMORY_BITS,
-        "local": isa.ADDRESS_BITS,
-        "last": 1,
-    }
-)
 
-#: A burst of ``length`` + 1 beats, and where they lie on chip. ``last`` marks an instruction's
-#: last burst.
-BURST = data.StructLayout(
-    {
-        "address": ADDRESS_BITS,
-        "length": LENGTH_BITS,
-        "memory": MEMORY_BITS,
-        "local": isa.ADDRESS_BITS,
-        "last": 1,
-    }
-)
+def row_layout(geometry: Geometry) -> data.StructLayout:
+    """A row of ``beats``, contiguous in DRAM from byte ``address``.
+
+    On chip it begins at beat ``local`` of ``memory``. ``last`` marks an instruction's last row.
+    """
+    return data.StructLayout(
+        {
+            "address": geometry.dram_bits,
+            "beats": struct(isa.TRANSFER, geometry)["row_beats"].shape,
+            "memory": MEMORY_BITS,
+            "local": geometry.address_bits,
+            "last": 1,
+        }
+    )
+
+
+def burst_layout(geometry: Geometry) -> data.StructLayout:
+    """A burst of ``length`` + 1 beats, and where they lie on chip.
+
+    ``last`` marks an instruction's last burst.
+    """
+    return data.StructLayout(
+        {
+            "address": geometry.dram_bits,
+            "length": LENGTH_BITS,
+            "memory": MEMORY_BITS,
+            "local": geometry.address_bits,
+            "last": 1,
+        }
+    )
 
 
 def read_beat(geometry: Geometry) -> data.StructLayout:
@@ -157,12 +166,19 @@ class BurstSplitter(wiring.Component):
         geometry: Sizes of the machine.
 
     Members:
-        i: ``In(stream.Signature(ROW))``, addresses multiples of the bus width, at least one beat.
-        o: ``Out(stream.Signature(BURST))``, the first burst one cycle after its row.
+        i: ``In(stream.Signature(row_layout(geometry)))``, addresses multiples of the bus width, at
+            least one beat.
+        o: ``Out(stream.Signature(burst_layout(geometry)))``, the first burst one cycle after its
+            row.
     """
 
     def __init__(self, geometry: Geometry) -> None:
-        super().__init__({"i": In(stream.Signature(ROW)), "o": Out(stream.Signature(BURST))})
+        super().__init__(
+            {
+                "i": In(stream.Signature(row_layout(geometry))),
+                "o": Out(stream.Signature(burst_layout(geometry))),
+            }
+        )
         self._geometry = geometry
 
     @property
@@ -177,7 +193,7 @@ class BurstSplitter(wiring.Component):
         burst_beats = self._geometry.burst_beats
         beat_bits = burst_beats.bit_length() - 1
 
-        row = Signal(ROW)
+        row = Signal(row_layout(self._geometry))
         active = Signal()
         beat = row.address[byte_bits:]
         space = Signal(range(1, burst_beats + 1))

@@ -7,8 +7,6 @@ from typing import Any
 
 from amaranth import Module, Mux, Signal, Value
 
-from palquant.hw.layouts import COMPUTE
-
 __all__ = ["ConfigurationBanks"]
 
 
@@ -35,7 +33,9 @@ class ConfigurationBanks:
         # One signal for each field rather than a wide structure: simulators handle those faster.
         self._banks = [
             {
-                name: Signal(COMPUTE[name].shape, name=f"bank{tag}_{name}", reset_less=True)
+                name: Signal(
+                    configuration.fields[name].shape(), name=f"bank{tag}_{name}", reset_less=True
+                )
                 for name in self.names
             }
             for tag in range(2)

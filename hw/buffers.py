@@ -11,7 +11,11 @@ from palquant.hw.config import DIGIT_BITS, Geometry
 from palquant.hw.isa import Memory as MemoryName
 from palquant.hw.layouts import LoadWrite, StoreRead, WordRead, WordWrite
 
-__all__ = ["Scratchpad"]
+__all__ = ["NO_COLLISIONS", "Scratchpad"]
+
+#: Attributes of a memory of which nothing is read while it is written: without them, Yosys adds
+#: logic that gives the old content where block RAM does not promise it.
+NO_COLLISIONS = {"no_rw_check": 1}
 
 #: Which interfaces a memory has; what nothing uses is not built.
 _PORTS: dict[MemoryName, frozenset[str]] = {
@@ -27,7 +31,9 @@ class Scratchpad(wiring.Component):
 
     Words and beats are parts of one long string of bits, lowest address first, lowest bit first.
     A physical row holds a whole number of both: as many bits as the wider of the two. The datapath
-    never waits: a write goes before a load, a read before a store. Where a row holds several beats
+    never waits: a write goes before a load, a read before a store. What is read in the cycle in
+    which any part of its row is written is undefined: programs that are free of races, and keep
+    tensors in rows of their own, do not do so. Where a row holds several beats
     and the datapath reads as well, the row that a store reads is kept for its further beats: they
     need no port.
 
@@ -75,8 +81,8 @@ class Scratchpad(wiring.Component):
             init=[],
         )
         ports = {
-            "read": In(WordRead(self.word_bits)),
-            "write": In(WordWrite(self.word_bits // self.lane_bits, self.lane_bits)),
+            "read": In(WordRead(g, self.word_bits)),
+            "write": In(WordWrite(g, self.word_bits // self.lane_bits, self.lane_bits)),
             "load": In(LoadWrite(g)),
             "store": In(StoreRead(g)),
         }
@@ -85,7 +91,7 @@ class Scratchpad(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Arbitrate either port between the datapath and the bus."""
         m = Module()
-        m.submodules.storage = storage = Memory(self.storage)
+        m.submodules.storage = storage = Memory(self.storage, attrs=NO_COLLISIONS)
         written = self._elaborate_write(m, storage)
         self._elaborate_read(m, storage, written)
         return m

@@ -20,7 +20,7 @@ from palquant.hw.addresses import AddressGenerator, Advance
 from palquant.hw.banks import ConfigurationBanks
 from palquant.hw.config import DIGIT_BITS, Geometry
 from palquant.hw.delay import beat_line, delay_line
-from palquant.hw.layouts import COMPUTE, PARAMETER_CONTROL, Configuration, WordWrite
+from palquant.hw.layouts import PARAMETER_CONTROL, Configuration, WordWrite
 from palquant.hw.parameters import SlotRead
 from palquant.hw.quantize import CODE_BITS
 
@@ -32,7 +32,7 @@ _FIELDS = (
     "raw",
     "scatter_groups",
     "first_lane",
-    *(name for name in COMPUTE.members if name.startswith(("code1_", "code2_"))),
+    *(name for name in isa.COMPUTE.offsets if name.startswith(("code1_", "code2_"))),
 )
 
 
@@ -52,7 +52,7 @@ class CodeWriter(wiring.Component):
         geometry: Sizes of the machine.
 
     Members:
-        configuration: ``In(Configuration())``.
+        configuration: ``In(Configuration(geometry))``.
         valid: ``In(1)``, a beat starts.
         tag: ``In(1)``, its configuration bank.
         advance: ``In(Advance)``, how it follows the beat before.
@@ -74,7 +74,7 @@ class CodeWriter(wiring.Component):
         self.geometry = geometry
         super().__init__(
             {
-                "configuration": In(Configuration()),
+                "configuration": In(Configuration(geometry)),
                 "valid": In(1),
                 "tag": In(1),
                 "advance": In(Advance),
@@ -99,7 +99,7 @@ class CodeWriter(wiring.Component):
         lane, beat_words, chunk_words = self._lane_position(m, fields["first_lane"])
         starts = []
         for number in _TENSORS:
-            m.submodules[f"address{number}"] = generator = AddressGenerator()
+            m.submodules[f"address{number}"] = generator = AddressGenerator(self.geometry)
             digits = _digits(fields[f"code{number}_bits"])
             m.d.comb += [
                 generator.valid.eq(self.valid),
@@ -182,8 +182,8 @@ class CodeWriter(wiring.Component):
 
         positions = []  # of each tensor's first digit in the present group
         for number, start in zip(_TENSORS, starts, strict=True):
-            later = Signal(isa.ADDRESS_BITS, name=f"later_{number}", reset_less=True)
-            position = Signal(isa.ADDRESS_BITS, name=f"position_{number}")
+            later = Signal(self.geometry.address_bits, name=f"later_{number}", reset_less=True)
+            position = Signal(self.geometry.address_bits, name=f"position_{number}")
             m.d.comb += position.eq(Mux(now_group == 0, start, later))
             with m.If(works & group_done):
                 m.d.sync += later.eq(position + fields[f"code{number}_group_stride"])

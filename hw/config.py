@@ -25,6 +25,10 @@ PARAMETER_BITS = 32
 COMPUTES_UNDER_WAY = 2
 
 
+#: Parameters whose default is what instructions can say at most.
+_LIMITS = frozenset({"address_bits", "dram_bits", "extent_bits"})
+
+
 def _is_power_of_two(value: int) -> bool:
     return value > 0 and value & (value - 1) == 0
 
@@ -58,6 +62,10 @@ class Geometry:
         array_registers: Registers between the array's operands and its accumulators: each costs a
             cycle where a COMPUTE waits for the one before it, and area, and lets the clock run
             faster.
+        address_bits: Addresses on chip, in words and in beats, and the steps between them, as the
+            machine holds them; address arithmetic wraps at this width. At most 20.
+        dram_bits: Byte addresses and offsets on the bus, likewise. At most 32.
+        extent_bits: Rows, columns and chunks, likewise: 4 to 12.
 
     Raises:
         GeometryError: A parameter is out of range or contradicts another.
@@ -85,6 +93,9 @@ class Geometry:
     outstanding_bursts: int = 8
     counters: bool = True
     array_registers: int = 3
+    address_bits: int = 20
+    dram_bits: int = 32
+    extent_bits: int = 12
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
@@ -125,8 +136,17 @@ class Geometry:
             ("threshold_bits", 32),
             ("scale_bits", 16),
             ("offset_bits", 32),
+            ("address_bits", 20),
+            ("dram_bits", 32),
+            ("extent_bits", 12),
         ):
             self._require(getattr(self, label) <= limit, f"{label} is at most {limit}")
+        self._require(self.extent_bits >= 4, "extent_bits is at least 4")
+        for label in ("weight", "activation", "output", "residual"):
+            self._require(
+                getattr(self, f"{label}_words") <= 1 << self.address_bits,
+                f"{label}_words exceed addresses of {self.address_bits} bits",
+            )
         self._require(self.pool_bits <= self.value_bits, "pool_bits exceed the value path's width")
         self._require(
             self.burst_beats <= 256 and self.burst_beats * self.bus_bytes <= 4096,
@@ -191,6 +211,11 @@ class Geometry:
         return (self.tin * 9).bit_length()
 
     @property
+    def coordinate_bits(self) -> int:
+        """Bits of a row or column that may be negative, as the machine holds it."""
+        return self.extent_bits + 1
+
+    @property
     def value_bits(self) -> int:
         """Bits of the signed value path behind the array: ``alpha * P - beta * S`` with alpha 2."""
         return self.accumulator_bits + 2
@@ -210,9 +235,15 @@ class Geometry:
         """32-bit number that differs between geometries whose images are not interchangeable.
 
         CRC-32 of the canonical JSON of all sizes that instructions or layouts depend on; the
-        name, the counters, how the bus is driven and how the array is pipelined are left out.
+        name, the counters, how the bus is driven and how the array is pipelined are left out, and
+        so are limits that the instruction set has anyway.
         """
         skipped = {"name", "counters", "burst_beats", "outstanding_bursts", "array_registers"}
+        skipped |= {
+            item.name
+            for item in dataclasses.fields(self)
+            if item.name in _LIMITS and getattr(self, item.name) == item.default
+        }
         sizes = {k: v for k, v in dataclasses.asdict(self).items() if k not in skipped}
         return zlib.crc32(json.dumps(sizes, sort_keys=True).encode())
 

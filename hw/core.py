@@ -77,7 +77,7 @@ class Core(wiring.Component):
         go: ``In(1)``, strobe: begin with ``settings``.
         running: ``In(1)``. Count cycles, watch for progress.
         halt: ``In(1)``. Start nothing new, bring what is on the bus to its end.
-        settings: ``In(Settings())``.
+        settings: ``In(Settings(geometry))``.
         watchdog_limit: ``In(32)``.
         read: ``Out(ReadChannels(bus_bits))``.
         write: ``Out(WriteChannels(bus_bits))``.
@@ -87,7 +87,7 @@ class Core(wiring.Component):
         stall: ``Out(StructLayout)``, the fields of the register STALL.
         counters: ``Out(StructLayout)``, as of :class:`~palquant.hw.counters.Counters`.
         trace: ``Out(Trace())``.
-        report_*: ``Out(Report())``, for each of ``supervisor.SOURCES``.
+        report_*: ``Out(Report(geometry))``, for each of ``supervisor.SOURCES``.
     """
 
     def __init__(self, geometry: Geometry, compute: wiring.Component) -> None:
@@ -97,7 +97,7 @@ class Core(wiring.Component):
                 "go": In(1),
                 "running": In(1),
                 "halt": In(1),
-                "settings": In(Settings()),
+                "settings": In(Settings(geometry)),
                 "watchdog_limit": In(REGISTER_BITS),
                 "read": Out(ReadChannels(geometry.bus_bits)),
                 "write": Out(WriteChannels(geometry.bus_bits)),
@@ -107,7 +107,7 @@ class Core(wiring.Component):
                 "stall": Out(data.StructLayout(stalls)),
                 "counters": Out(data.StructLayout(dict.fromkeys(COUNTERS, COUNTER_BITS))),
                 "trace": Out(Trace()),
-                **{f"report_{name}": Out(Report()) for name in SOURCES},
+                **{f"report_{name}": Out(Report(geometry)) for name in SOURCES},
             }
         )
         self._geometry = geometry
@@ -175,7 +175,7 @@ class Core(wiring.Component):
         for engine, unit in engines.items():
             name = engine.name.lower()
             queue = InstructionQueue(geometry, _LAYOUTS[engine])
-            dispatcher = Dispatcher(engine, _LAYOUTS[engine], in_flight[engine])
+            dispatcher = Dispatcher(geometry, engine, _LAYOUTS[engine], in_flight[engine])
             m.submodules[f"queue_{name}"] = queue
             m.submodules[f"dispatch_{name}"] = dispatcher
             connect(m, getattr(fetch, f"queue_{name}"), queue.write)
@@ -227,7 +227,7 @@ class Core(wiring.Component):
             ]
 
         # Tokens are given on completion, which is in order: by the oldest instruction.
-        m.submodules.oldest = oldest = OldestInstruction()
+        m.submodules.oldest = oldest = OldestInstruction(self._geometry)
         m.d.comb += oldest.otherwise.eq(fetch.offset)
         for engine, dispatcher in dispatchers.items():
             m.d.comb += [

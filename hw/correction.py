@@ -44,7 +44,7 @@ class Correction(wiring.Component):
         geometry: Sizes of the machine.
 
     Members:
-        configuration: ``In(Configuration())``.
+        configuration: ``In(Configuration(geometry))``.
         valid: ``In(1)``, a beat is presented.
         tag: ``In(1)``, its configuration bank.
         products: ``In(signed(value_bits)).array(lanes)``, P or pooled values.
@@ -61,7 +61,7 @@ class Correction(wiring.Component):
         lanes, bits = geometry.lanes, geometry.value_bits
         super().__init__(
             {
-                "configuration": In(Configuration()),
+                "configuration": In(Configuration(geometry)),
                 "valid": In(1),
                 "tag": In(1),
                 "products": In(signed(bits)).array(lanes),

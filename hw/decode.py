@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Module, Mux, Value
+from amaranth import Cat, Const, Module, Mux, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -36,7 +36,7 @@ class Decoder(wiring.Component):
         engines: ``Out(3)``. One-hot: whose instruction it is.
         last: ``Out(1)``. It is the instruction's last beat.
         illegal: ``Out(1)``. Unknown opcode, tokens from or to the engine itself or without an
-            engine, or reserved bits that are set.
+            engine, reserved bits that are set, or a value that this machine does not hold.
     """
 
     def __init__(self, geometry: Geometry) -> None:
@@ -68,7 +68,7 @@ class Decoder(wiring.Component):
             for opcode, layout in isa.LAYOUTS.items():
                 with m.Case(opcode):
                     m.d.comb += self.last.eq(self.index == layout.size // bus_bits - 1)
-                    with m.If(self._reserved(layout) | (first & self._bad_tokens(opcode))):
+                    with m.If(self._not_held(layout) | (first & self._bad_tokens(opcode))):
                         m.d.comb += self.illegal.eq(1)
                     if opcode in ENGINES:
                         m.d.comb += self.engines[ENGINES[opcode]].eq(1)
@@ -76,13 +76,30 @@ class Decoder(wiring.Component):
                 m.d.comb += self.illegal.eq(1)
         return m
 
-    def _reserved(self, layout: isa.Layout) -> Value:
-        """Whether a bit above the layout's last field is set in this beat."""
+    def _not_held(self, layout: isa.Layout) -> Value:
+        """Whether this beat has bits of the layout that no register holds, and that matter.
+
+        Above the last field they must be 0, above what is held of a field 0 or copies of its sign.
+        """
         bus_bits = self._geometry.bus_bits
+        cut = [(layout.used, layout.size, False)]
+        for item in layout.fields:
+            start = layout.offsets[item.name]
+            held = start + item.held_bits(self._geometry)
+            if held < start + item.bits:
+                cut.append((held, start + item.bits, item.signed))
         found = []
-        for index in range(layout.used // bus_bits, layout.size // bus_bits):
-            start = max(layout.used - index * bus_bits, 0)
-            found.append((self.index == index) & self.data[start:].any())
+        for index in range(layout.size // bus_bits):
+            first, matters = index * bus_bits, []
+            for start, end, signed in cut:
+                low, high = max(start - first, 0), min(end - first, bus_bits)
+                if low < high:
+                    # extent_bits are so many that a sign is in the same beat as what is above it.
+                    part = self.data[low:high]
+                    sign = self.data[start - first - 1] if signed else Const(0, 1)
+                    matters.append((part ^ sign.replicate(len(part))).any())
+            if matters:
+                found.append((self.index == index) & Cat(matters).any())
         return Cat(found).any()
 
     def _bad_tokens(self, opcode: Opcode) -> Value:

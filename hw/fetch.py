@@ -7,7 +7,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from palquant.hw import isa
-from palquant.hw.axi import ADDRESS, ADDRESS_BITS, read_beat
+from palquant.hw.axi import read_beat, request
 from palquant.hw.config import Geometry
 from palquant.hw.decode import Decoder
 from palquant.hw.header import HeaderReader
@@ -25,16 +25,19 @@ COUNT_BITS = 32
 class Settings(wiring.Signature):
     """What the host says about a run.
 
+    Parameters:
+        geometry: Sizes of the machine.
+
     Members:
-        image_address: ``Out(32)``.
-        input_address: ``Out(32)``, of the first image.
-        output_address: ``Out(32)``, of the first image.
-        input_stride: ``Out(32)``.
-        output_stride: ``Out(32)``.
+        image_address: ``Out(dram_bits)``.
+        input_address: ``Out(dram_bits)``, of the first image.
+        output_address: ``Out(dram_bits)``, of the first image.
+        input_stride: ``Out(dram_bits)``.
+        output_stride: ``Out(dram_bits)``.
         image_count: ``Out(32)``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, geometry: Geometry) -> None:
         names = (
             "image_address",
             "input_address",
@@ -43,7 +46,7 @@ class Settings(wiring.Signature):
             "output_stride",
         )
         super().__init__(
-            {**{name: Out(ADDRESS_BITS) for name in names}, "image_count": Out(COUNT_BITS)}
+            {**{name: Out(geometry.dram_bits) for name in names}, "image_count": Out(COUNT_BITS)}
         )
 
 
@@ -63,9 +66,9 @@ class FetchUnit(wiring.Component):
 
     Members:
         start: ``In(1)``, strobe. ``settings`` are taken in this cycle.
-        settings: ``In(Settings())``.
-        regions: ``Out(Regions())``.
-        address: ``Out(stream.Signature(ADDRESS))``, to the read arbiter.
+        settings: ``In(Settings(geometry))``.
+        regions: ``Out(Regions(geometry))``.
+        address: ``Out(stream.Signature(request(geometry)))``, to the read arbiter.
         address_waits: ``In(1)``. An address sent waits for the memory.
         data: ``In(stream.Signature(read_beat(geometry)))``.
         queue_load: ``Out(QueueWrite(geometry))``.
@@ -76,7 +79,7 @@ class FetchUnit(wiring.Component):
         done: ``Out(1)``, strobe: all images are complete.
         images_done: ``Out(32)``.
         fault: ``Out(Fault())``, until reset.
-        offset: ``Out(32)``, image offset of the instruction that is being fetched.
+        offset: ``Out(dram_bits)``, image offset of the instruction that is being fetched.
         stall: ``Out(Stall)``.
     """
 
@@ -84,9 +87,9 @@ class FetchUnit(wiring.Component):
         super().__init__(
             {
                 "start": In(1),
-                "settings": In(Settings()),
-                "regions": Out(Regions()),
-                "address": Out(stream.Signature(ADDRESS)),
+                "settings": In(Settings(geometry)),
+                "regions": Out(Regions(geometry)),
+                "address": Out(stream.Signature(request(geometry))),
                 "address_waits": In(1),
                 "data": In(stream.Signature(read_beat(geometry))),
                 "queue_load": Out(QueueWrite(geometry)),
@@ -97,7 +100,7 @@ class FetchUnit(wiring.Component):
                 "done": Out(1),
                 "images_done": Out(COUNT_BITS),
                 "fault": Out(Fault()),
-                "offset": Out(isa.DRAM_BITS),
+                "offset": Out(geometry.dram_bits),
                 "stall": Out(Stall),
             }
         )
@@ -112,6 +115,7 @@ class FetchUnit(wiring.Component):
         """A state for each step from doorbell to done."""
         m = Module()
         byte_bits = self._geometry.bus_bytes.bit_length() - 1
+        dram_bits = self._geometry.dram_bits
         header_beats = 8 * isa.HEADER_BYTES // self._geometry.bus_bits
         regions = self.regions
 
@@ -149,9 +153,9 @@ class FetchUnit(wiring.Component):
         blocked = (decoder.engines & ~room).any()
 
         # The stretch of the image that is read next: from ``offset`` to the image's end.
-        start = Signal(ADDRESS_BITS + 1)
-        end = Signal(ADDRESS_BITS + 1)
-        length = Signal(ADDRESS_BITS)
+        start = Signal(dram_bits + 1)
+        end = Signal(dram_bits + 1)
+        length = Signal(dram_bits)
         before_end = Signal()
         m.d.comb += [prefetch.start.eq(start), prefetch.beats.eq(length[byte_bits:])]
 
@@ -196,7 +200,7 @@ class FetchUnit(wiring.Component):
             with m.State("BEGIN"):
                 m.d.comb += self.stall.eq(Stall.RUNNING)
                 aligned = ~start[:byte_bits].any()
-                with m.If(before_end & aligned & (end <= 1 << ADDRESS_BITS)):
+                with m.If(before_end & aligned & (end <= 1 << dram_bits)):
                     m.d.comb += prefetch.go.eq(1)
                     with m.If(~checked):
                         m.next = "HEADER"

@@ -11,9 +11,10 @@ from amaranth import Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from palquant.hw import isa
 from palquant.hw.config import Geometry
 from palquant.hw.isa import Source
-from palquant.hw.layouts import COMPUTE
+from palquant.hw.layouts import struct
 
 __all__ = ["ENTRY", "LoopNest"]
 
@@ -44,7 +45,8 @@ class LoopNest(wiring.Component):
         geometry: Sizes of the machine.
 
     Members:
-        fields: ``In(COMPUTE)``, the instruction; stable from ``load`` to the last ``step``.
+        fields: ``In(struct(isa.COMPUTE, geometry))``, the instruction; stable from ``load``
+            to the last ``step``.
         load: ``In(1)``, strobe: go to the first word, in the next cycle.
         step: ``In(1)``, strobe: go to the next word, in the next cycle. Not along with ``load``.
         entry: ``Out(ENTRY)``, how the present word was reached.
@@ -61,7 +63,7 @@ class LoopNest(wiring.Component):
         self.geometry = geometry
         super().__init__(
             {
-                "fields": In(COMPUTE),
+                "fields": In(struct(isa.COMPUTE, geometry)),
                 "load": In(1),
                 "step": In(1),
                 "entry": Out(ENTRY),

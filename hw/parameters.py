@@ -16,6 +16,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from palquant.hw import isa
+from palquant.hw.buffers import NO_COLLISIONS
 from palquant.hw.config import PARAMETER_BITS, PARAMETER_ROWS, Geometry
 from palquant.hw.layouts import PARAMETER_CONTROL, LoadWrite
 
@@ -206,7 +207,7 @@ class ParameterMemory(wiring.Component):
         """A memory whose lanes are all read at the same place: a word for each slot."""
         shape = data.ArrayLayout(read.data[0].shape(), len(values))
         m.submodules[name] = memory = Memory(
-            shape=shape, depth=self.geometry.parameter_slots, init=[]
+            shape=shape, depth=self.geometry.parameter_slots, init=[], attrs=NO_COLLISIONS
         )
         write = memory.write_port()
         m.d.comb += [write.addr.eq(slot), write.en.eq(hit)]
@@ -233,6 +234,7 @@ class ParameterMemory(wiring.Component):
                 shape=answer.shape(),
                 depth=self.geometry.parameter_slots << level,
                 init=[],
+                attrs=NO_COLLISIONS,
             )
             write = memory.write_port()
             m.d.comb += [write.addr.eq(address), write.en.eq(hit), write.data.eq(value)]

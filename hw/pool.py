@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from palquant.hw.config import Geometry
 from palquant.hw.delay import delay_line
-from palquant.hw.isa import ADDRESS_BITS, PoolOperation
+from palquant.hw.isa import PoolOperation
 from palquant.hw.layouts import POOL_CONTROL, Pooled, WordRead
 
 __all__ = ["PoolingUnit", "reference"]
@@ -37,7 +37,7 @@ class PoolingUnit(wiring.Component):
 
     Members:
         control: ``In(POOL_CONTROL)``, what to do with the word at ``address``.
-        address: ``In(20)``, residual word; along with ``control``.
+        address: ``In(address_bits)``, residual word; along with ``control``.
         padding: ``In(1)``, the word is padding; along with ``control``.
         read: ``Out(WordRead(ArrayLayout(signed(residual_bits), lanes)))``.
         pooled: ``Out(Pooled(geometry))``.
@@ -52,10 +52,13 @@ class PoolingUnit(wiring.Component):
         super().__init__(
             {
                 "control": In(POOL_CONTROL),
-                "address": In(ADDRESS_BITS),
+                "address": In(geometry.address_bits),
                 "padding": In(1),
                 "read": Out(
-                    WordRead(data.ArrayLayout(signed(geometry.residual_bits), geometry.lanes))
+                    WordRead(
+                        geometry,
+                        data.ArrayLayout(signed(geometry.residual_bits), geometry.lanes),
+                    )
                 ),
                 "pooled": Out(Pooled(geometry)),
             }

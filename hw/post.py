@@ -59,7 +59,7 @@ class PostProcessor(wiring.Component):
         geometry: Sizes of the machine.
 
     Members:
-        configuration: ``In(Configuration())``, at least a cycle before the first result.
+        configuration: ``In(Configuration(geometry))``, at least a cycle before the first result.
         result: ``In(Result(geometry))``, from the array.
         pooled: ``In(Pooled(geometry))``, from the pooling unit, never along with a result.
         parameter_write: ``In(LoadWrite(geometry))``, beats of ``Memory.PARAMETER``; others are
@@ -82,12 +82,15 @@ class PostProcessor(wiring.Component):
         self.geometry = geometry
         super().__init__(
             {
-                "configuration": In(Configuration()),
+                "configuration": In(Configuration(geometry)),
                 "result": In(Result(geometry)),
                 "pooled": In(Pooled(geometry)),
                 "parameter_write": In(LoadWrite(geometry)),
                 "residual_read": Out(
-                    WordRead(data.ArrayLayout(signed(geometry.residual_bits), geometry.lanes))
+                    WordRead(
+                        geometry,
+                        data.ArrayLayout(signed(geometry.residual_bits), geometry.lanes),
+                    )
                 ),
                 "activation_write": Out(WordWrite.digits(geometry)),
                 "output_write": Out(WordWrite.digits(geometry)),
@@ -121,7 +124,7 @@ class PostProcessor(wiring.Component):
         m.submodules.quantize2 = quantize2 = Quantize(g)
         m.submodules.code_writer = code_writer = CodeWriter(g)
         m.submodules.residual_writer = residual_writer = ResidualWriter(g)
-        m.submodules.residual_address = residual_address = AddressGenerator()
+        m.submodules.residual_address = residual_address = AddressGenerator(g)
 
         connect(m, flipped(self.result), beats.result)
         connect(m, flipped(self.pooled), beats.pooled)

@@ -8,7 +8,7 @@ from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
 from palquant.hw import isa
-from palquant.hw.axi import ADDRESS, ADDRESS_BITS, read_beat
+from palquant.hw.axi import read_beat, request
 from palquant.hw.config import Geometry
 
 #: Instruction units that are read ahead at most: at a latency of 50 cycles, a unit every 2 cycles.
@@ -27,11 +27,11 @@ class Prefetch(wiring.Component):
 
     Members:
         go: ``In(1)``, strobe while ``empty``: begin.
-        start: ``In(32)``, byte address, a multiple of the bus width.
-        beats: ``In(32 - log2(bus_bytes) + 1)``. Beats that may be read.
+        start: ``In(dram_bits)``, byte address, a multiple of the bus width.
+        beats: ``In(dram_bits - log2(bus_bytes) + 1)``. Beats that may be read.
         flush: ``In(1)``. While high: ask for nothing more, drop all that is there or still comes.
         empty: ``Out(1)``. Nothing is buffered or on its way.
-        address: ``Out(stream.Signature(ADDRESS))``.
+        address: ``Out(stream.Signature(request(geometry)))``.
         data: ``In(stream.Signature(read_beat(geometry)))``, always ready; nothing may come that
             was not asked for.
         o: ``Out(stream.Signature(read_beat(geometry)))``, with ``error`` also where ``last`` is
@@ -46,11 +46,11 @@ class Prefetch(wiring.Component):
         super().__init__(
             {
                 "go": In(1),
-                "start": In(ADDRESS_BITS),
-                "beats": In(ADDRESS_BITS - byte_bits + 1),
+                "start": In(geometry.dram_bits),
+                "beats": In(geometry.dram_bits - byte_bits + 1),
                 "flush": In(1),
                 "empty": Out(1),
-                "address": Out(stream.Signature(ADDRESS)),
+                "address": Out(stream.Signature(request(geometry))),
                 "data": In(stream.Signature(beat)),
                 "o": Out(stream.Signature(beat)),
                 "exhausted": Out(1),
@@ -94,7 +94,7 @@ class Prefetch(wiring.Component):
         ]
 
         # Bursts end at multiples of their size, hence never cross 4 KiB.
-        beat = Signal(ADDRESS_BITS - byte_bits)
+        beat = Signal(self._geometry.dram_bits - byte_bits)
         left = Signal.like(self.beats)
         free = Signal(range(depth + 1), init=depth)
         coming = Signal(range(depth + 1))

@@ -43,7 +43,7 @@ class ResidualWriter(wiring.Component):
         geometry: Sizes of the machine.
 
     Members:
-        configuration: ``In(Configuration())``.
+        configuration: ``In(Configuration(geometry))``.
         valid: ``In(1)``, a beat starts.
         tag: ``In(1)``, its configuration bank.
         advance: ``In(Advance)``, how it follows the beat before.
@@ -64,7 +64,7 @@ class ResidualWriter(wiring.Component):
         self.geometry = geometry
         super().__init__(
             {
-                "configuration": In(Configuration()),
+                "configuration": In(Configuration(geometry)),
                 "valid": In(1),
                 "tag": In(1),
                 "advance": In(Advance),
@@ -86,7 +86,7 @@ class ResidualWriter(wiring.Component):
         m.d.comb += [self.group.enable.eq(valid[1]), self.group.slot.eq(slot[1])]
 
         fields = banks.select(self.tag)
-        m.submodules.address = generator = AddressGenerator()
+        m.submodules.address = generator = AddressGenerator(g)
         words = Mux(fields["raw"], g.raw_planes, 1)
         m.d.comb += [
             generator.valid.eq(self.valid),

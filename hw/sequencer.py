@@ -6,9 +6,10 @@ from amaranth import Cat, Const, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from palquant.hw import isa
 from palquant.hw.config import DIGIT_BITS, Geometry
-from palquant.hw.isa import ADDRESS_BITS, PoolOperation, Source
-from palquant.hw.layouts import ARRAY_CONTROL, COMPUTE, POOL_CONTROL, Configuration
+from palquant.hw.isa import PoolOperation, Source
+from palquant.hw.layouts import ARRAY_CONTROL, POOL_CONTROL, Configuration, struct
 from palquant.hw.loops import LoopNest
 from palquant.hw.registers import Activity
 from palquant.hw.walk import WindowWalk
@@ -31,15 +32,15 @@ class Sequencer(wiring.Component):
         geometry: Sizes of the machine.
 
     Members:
-        instruction: ``In(stream.Signature(COMPUTE))``.
+        instruction: ``In(stream.Signature(struct(isa.COMPUTE, geometry)))``.
         complete: ``In(1)``, strobe: the oldest instruction under way has completed.
-        configuration: ``Out(Configuration())``, in the cycle after ``instruction`` was taken and
-            before its first word.
+        configuration: ``Out(Configuration(geometry))``, in the cycle after ``instruction`` was
+            taken and before its first word.
         array: ``Out(ARRAY_CONTROL)``.
         pool: ``Out(POOL_CONTROL)``; never valid along with ``array``.
-        address: ``Out(20)``, activation word for ``array``, residual word for ``pool``. This and
-            what follows come along with either's ``valid``.
-        weight_address: ``Out(20)``, weight word.
+        address: ``Out(address_bits)``, activation word for ``array``, residual word for ``pool``.
+            This and what follows come along with either's ``valid``.
+        weight_address: ``Out(address_bits)``, weight word.
         padding: ``Out(1)``, the tap lies outside the input: ``address`` is not to be read.
         pad_word: ``Out(2 * tin)``, what the array sees instead.
         activity: ``Out(Activity)``, what the cycle went to; a word counts in the cycle before it
@@ -51,13 +52,13 @@ class Sequencer(wiring.Component):
         self.geometry = geometry
         super().__init__(
             {
-                "instruction": In(stream.Signature(COMPUTE)),
+                "instruction": In(stream.Signature(struct(isa.COMPUTE, geometry))),
                 "complete": In(1),
-                "configuration": Out(Configuration()),
+                "configuration": Out(Configuration(geometry)),
                 "array": Out(ARRAY_CONTROL),
                 "pool": Out(POOL_CONTROL),
-                "address": Out(ADDRESS_BITS),
-                "weight_address": Out(ADDRESS_BITS),
+                "address": Out(geometry.address_bits),
+                "weight_address": Out(geometry.address_bits),
                 "padding": Out(1),
                 "pad_word": Out(geometry.activation_bits_per_word),
                 "activity": Out(Activity),
@@ -70,7 +71,7 @@ class Sequencer(wiring.Component):
         m = Module()
         m.submodules.loops = loops = LoopNest(self.geometry)
         m.submodules.walk = walk = WindowWalk(self.geometry)
-        f = Signal(COMPUTE, reset_less=True)
+        f = Signal(struct(isa.COMPUTE, self.geometry), reset_less=True)
         tag = Signal()
         pooling = Signal()
         load = Signal()

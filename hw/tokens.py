@@ -10,6 +10,7 @@ from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
 from palquant.hw import isa
+from palquant.hw.config import Geometry
 from palquant.hw.layouts import struct
 from palquant.hw.registers import Stall
 
@@ -74,15 +75,16 @@ class Dispatcher(wiring.Component):
     Completion is in order, so a small queue remembers what follows from it.
 
     Parameters:
+        geometry: Sizes of the machine.
         engine: Whose instructions these are.
         layout: Their table.
         in_flight: Instructions that the engine can have begun and not completed, at most.
 
     Members:
-        queue: ``In(stream.Signature(struct(layout)))``, from the instruction queue.
-        queue_offset: ``In(32)``, image offset of the instruction there.
-        instruction: ``Out(stream.Signature(struct(layout)))``, to the engine. Its tokens are taken
-            in the cycle in which the engine takes it.
+        queue: ``In(stream.Signature(struct(layout, geometry)))``, from the instruction queue.
+        queue_offset: ``In(dram_bits)``, image offset of the instruction there.
+        instruction: ``Out(stream.Signature(struct(layout, geometry)))``, to the engine. Its
+            tokens are taken in the cycle in which the engine takes it.
         complete: ``In(1)``, strobe from the engine.
         available: ``In(3)``, tokens from other engines.
         take: ``Out(3)``, strobes.
@@ -92,19 +94,21 @@ class Dispatcher(wiring.Component):
         missing: ``Out(3)``. It is held back for these tokens.
         waits: ``Out(Stall)``, the same in words; IDLE if nothing is held back.
         idle: ``Out(1)``. Nothing waits and nothing is under way.
-        oldest: ``Out(32)``, image offset of the oldest instruction that is not complete.
-        newest: ``Out(32)``, image offset of the instruction that the engine took last.
+        oldest: ``Out(dram_bits)``, image offset of the oldest instruction that is not complete.
+        newest: ``Out(dram_bits)``, image offset of the instruction that the engine took last.
         next_layer: ``Out(12)``, layer of the next instruction.
         newest_layer: ``Out(12)``, layer of the instruction that the engine took last.
         oldest_layer: ``Out(12)``, layer of the oldest instruction that the engine works on.
     """
 
-    def __init__(self, engine: Engine, layout: isa.Layout, in_flight: int) -> None:
-        instructions = stream.Signature(struct(layout))
+    def __init__(
+        self, geometry: Geometry, engine: Engine, layout: isa.Layout, in_flight: int
+    ) -> None:
+        instructions = stream.Signature(struct(layout, geometry))
         super().__init__(
             {
                 "queue": In(instructions),
-                "queue_offset": In(isa.DRAM_BITS),
+                "queue_offset": In(geometry.dram_bits),
                 "instruction": Out(instructions),
                 "complete": In(1),
                 "available": In(len(Engine)),
@@ -115,16 +119,22 @@ class Dispatcher(wiring.Component):
                 "missing": Out(len(Engine)),
                 "waits": Out(Stall),
                 "idle": Out(1),
-                "oldest": Out(isa.DRAM_BITS),
-                "newest": Out(isa.DRAM_BITS),
+                "oldest": Out(geometry.dram_bits),
+                "newest": Out(geometry.dram_bits),
                 "next_layer": Out(LAYER_BITS),
                 "newest_layer": Out(LAYER_BITS),
                 "oldest_layer": Out(LAYER_BITS),
             }
         )
+        self._geometry = geometry
         self._engine = engine
         self._layout = layout
         self._in_flight = in_flight
+
+    @property
+    def geometry(self) -> Geometry:
+        """Sizes of the machine."""
+        return self._geometry
 
     @property
     def engine(self) -> Engine:
@@ -149,7 +159,7 @@ class Dispatcher(wiring.Component):
         signals = Cat(head[f"signal_{engine.name.lower()}"] for engine in Engine)
 
         begun = data.StructLayout(
-            {"signals": len(Engine), "layer": LAYER_BITS, "offset": isa.DRAM_BITS}
+            {"signals": len(Engine), "layer": LAYER_BITS, "offset": self._geometry.dram_bits}
         )
         m.submodules.begun = fifo = SyncFIFO(width=begun.size, depth=self._in_flight)
         entry = data.View(begun, fifo.w_data)

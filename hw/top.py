@@ -85,7 +85,7 @@ class Accelerator(wiring.Component):
         """Registers and supervisor around a core that they can reset."""
         m = Module()
         m.submodules.registers = registers = RegisterFile(REGISTERS)
-        m.submodules.supervisor = supervisor = Supervisor()
+        m.submodules.supervisor = supervisor = Supervisor(self._geometry)
         core = Core(self._geometry, self._compute)
         m.submodules.core = ResetInserter(supervisor.clear)(core)
 

@@ -9,10 +9,10 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from palquant.hw import isa
-from palquant.hw.axi import ADDRESS_BITS, ROW
+from palquant.hw.axi import row_layout
 from palquant.hw.config import Geometry
 from palquant.hw.isa import Base, Memory, memory_beats
-from palquant.hw.layouts import READABLE, TRANSFER
+from palquant.hw.layouts import READABLE, struct
 from palquant.hw.registers import ErrorCode
 
 #: Memories that LOAD can write.
@@ -24,19 +24,22 @@ STORABLE = READABLE
 class Regions(wiring.Signature):
     """Where things lie in DRAM; constant while anything is under way.
 
+    Parameters:
+        geometry: Sizes of the machine.
+
     Members:
-        image: ``Out(32)``, byte address of the memory image.
-        input: ``Out(32)``, byte address of the current image's input.
-        output: ``Out(32)``, byte address of the current image's output.
-        image_bytes: ``Out(32)``, size of the memory image.
-        input_bytes: ``Out(32)``, size of one image's input.
-        output_bytes: ``Out(32)``, size of one image's output.
+        image: ``Out(dram_bits)``, byte address of the memory image.
+        input: ``Out(dram_bits)``, byte address of the current image's input.
+        output: ``Out(dram_bits)``, byte address of the current image's output.
+        image_bytes: ``Out(dram_bits)``, size of the memory image.
+        input_bytes: ``Out(dram_bits)``, size of one image's input.
+        output_bytes: ``Out(dram_bits)``, size of one image's output.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, geometry: Geometry) -> None:
         names = ("image", "input", "output")
         super().__init__(
-            {name + suffix: Out(ADDRESS_BITS) for suffix in ("", "_bytes") for name in names}
+            {name + suffix: Out(geometry.dram_bits) for suffix in ("", "_bytes") for name in names}
         )
 
 
@@ -70,9 +73,9 @@ class RowWalker(wiring.Component):
         bases: DRAM regions that the engine may use.
 
     Members:
-        instruction: ``In(stream.Signature(TRANSFER))``.
-        regions: ``In(Regions())``.
-        rows: ``Out(stream.Signature(ROW))``.
+        instruction: ``In(stream.Signature(struct(isa.TRANSFER, geometry)))``.
+        regions: ``In(Regions(geometry))``.
+        rows: ``Out(stream.Signature(row_layout(geometry)))``.
         fault: ``Out(Fault())``, until reset.
         busy: ``Out(1)``. An instruction is being walked.
     """
@@ -85,9 +88,9 @@ class RowWalker(wiring.Component):
     ) -> None:
         super().__init__(
             {
-                "instruction": In(stream.Signature(TRANSFER)),
-                "regions": In(Regions()),
-                "rows": Out(stream.Signature(ROW)),
+                "instruction": In(stream.Signature(struct(isa.TRANSFER, geometry))),
+                "regions": In(Regions(geometry)),
+                "rows": Out(stream.Signature(row_layout(geometry))),
                 "fault": Out(Fault()),
                 "busy": Out(1),
             }
@@ -115,21 +118,22 @@ class RowWalker(wiring.Component):
         """Three stages: where the row lies, where it ends, whether that is allowed."""
         m = Module()
         byte_bits = self._geometry.bus_bytes.bit_length() - 1
+        dram_bits, address_bits = self._geometry.dram_bits, self._geometry.address_bits
 
         # First stage: the row's offsets. Their top bit says that they wrapped around.
-        transfer = Signal(TRANSFER)
+        transfer = Signal(struct(isa.TRANSFER, self._geometry))
         active = Signal()
         left = Signal.like(transfer.rows)
-        offset = Signal(ADDRESS_BITS + 1)
-        local = Signal(isa.ADDRESS_BITS + 1)
+        offset = Signal(dram_bits + 1)
+        local = Signal(address_bits + 1)
 
         # Second stage: the row's ends.
         placed = Signal()
-        row = Signal(ROW)
-        start = Signal(ADDRESS_BITS + 1)
-        region_end = Signal(ADDRESS_BITS + 2)
-        local_end = Signal(isa.ADDRESS_BITS + 2)
-        region_bytes = Signal(ADDRESS_BITS)
+        row = Signal(row_layout(self._geometry))
+        start = Signal(dram_bits + 1)
+        region_end = Signal(dram_bits + 2)
+        local_end = Signal(address_bits + 2)
+        region_bytes = Signal(dram_bits)
         illegal = Signal()
         unusable = Signal()
 
@@ -185,14 +189,14 @@ class RowWalker(wiring.Component):
                 with m.Case(memory):
                     m.d.comb += limit.eq(beats)
         outside = Signal()
-        last_byte = Signal(ADDRESS_BITS + 1)
+        last_byte = Signal(dram_bits + 1)
         m.d.comb += [
-            last_byte.eq(start[:ADDRESS_BITS] + (row.beats << byte_bits) - 1),
+            last_byte.eq(start[:dram_bits] + (row.beats << byte_bits) - 1),
             outside.eq(
                 unusable
                 | start[:byte_bits].any()
-                | start[ADDRESS_BITS]
-                | last_byte[ADDRESS_BITS]
+                | start[dram_bits]
+                | last_byte[dram_bits]
                 | (region_end > region_bytes)
                 | (local_end > limit)
             ),

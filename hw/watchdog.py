@@ -6,7 +6,7 @@ from amaranth import Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from palquant.hw import isa
+from palquant.hw.config import Geometry
 from palquant.hw.registers import REGISTER_BITS
 from palquant.hw.tokens import Engine
 
@@ -51,20 +51,23 @@ class OldestInstruction(wiring.Component):
     Programs run from low to high offsets, and no two images' instructions are under way at once,
     so the oldest is the one with the lowest offset. One cycle late.
 
+    Parameters:
+        geometry: Sizes of the machine.
+
     Members:
         valid: ``In(3)``. The engine has an instruction that is not complete.
-        offsets: ``In(ArrayLayout(32, 3))``, image offset of the engine's oldest.
-        otherwise: ``In(32)``, what counts if there is none.
-        offset: ``Out(32)``.
+        offsets: ``In(ArrayLayout(dram_bits, 3))``, image offset of the engine's oldest.
+        otherwise: ``In(dram_bits)``, what counts if there is none.
+        offset: ``Out(dram_bits)``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, geometry: Geometry) -> None:
         super().__init__(
             {
                 "valid": In(len(Engine)),
-                "offsets": In(data.ArrayLayout(isa.DRAM_BITS, len(Engine))),
-                "otherwise": In(isa.DRAM_BITS),
-                "offset": Out(isa.DRAM_BITS),
+                "offsets": In(data.ArrayLayout(geometry.dram_bits, len(Engine))),
+                "otherwise": In(geometry.dram_bits),
+                "offset": Out(geometry.dram_bits),
             }
         )
 
@@ -76,7 +79,7 @@ class OldestInstruction(wiring.Component):
             offset = self.offsets[engine]
             lower = Signal(name=f"lower_{engine.name.lower()}")
             m.d.comb += lower.eq(self.valid[engine] & (~found | (offset < lowest)))
-            better = Signal(isa.DRAM_BITS, name=f"best_{engine.name.lower()}")
+            better = Signal(len(self.offset), name=f"best_{engine.name.lower()}")
             m.d.comb += better.eq(Mux(lower, offset, lowest))
             found, lowest = found | self.valid[engine], better
         m.d.sync += self.offset.eq(Mux(found, lowest, self.otherwise))

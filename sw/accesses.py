@@ -73,10 +73,10 @@ def _inputs(f: Mapping[str, int], g: Geometry) -> list[Access]:
     slots = f["output_chunks"] * g.beats
     found = [_parameters(f["parameter_slot"], slots, g)]
     if f["source"] == Source.POOL:
-        found.append(_residuals(*_window(f, slots, g.residual_words), False, g))
+        found.append(_residuals(*_window(f, slots, g.residual_words, g), False, g))
     else:
         word = g.activation_bits_per_word // 8
-        low, high = _window(f, f["input_chunks"] * f["input_digits"], g.activation_words)
+        low, high = _window(f, f["input_chunks"] * f["input_digits"], g.activation_words, g)
         found.append(Access(Memory.ACTIVATION, low * word, high * word, False))
         size = g.weight_bits_per_word // 8
         end = f["weight_address"] + (f["output_chunks"] - 1) * f["weight_chunk"]
@@ -90,7 +90,7 @@ def _inputs(f: Mapping[str, int], g: Geometry) -> list[Access]:
     return found
 
 
-def _window(f: Mapping[str, int], words: int, depth: int) -> tuple[int, int]:
+def _window(f: Mapping[str, int], words: int, depth: int, geometry: Geometry) -> tuple[int, int]:
     """First word that a COMPUTE's windows may read, and the word behind the last.
 
     A tap's address follows from its input row and column alone if the windows of neighbouring
@@ -102,8 +102,9 @@ def _window(f: Mapping[str, int], words: int, depth: int) -> tuple[int, int]:
         f: Fields of the instruction.
         words: Words that a tap reads.
         depth: Words of the memory.
+        geometry: The machine.
     """
-    wrap = 1 << isa.ADDRESS_BITS
+    wrap = 1 << geometry.address_bits
     for outputs, stride, coordinates, step in (
         ("output_rows", "input_row_stride", "stride_rows", "input_row_step"),
         ("output_columns", "input_pixel_stride", "stride_columns", "input_pixel_step"),

@@ -15,8 +15,6 @@ from palquant.sw.network import PlacedNetwork
 from palquant.sw.pack import GroupInput
 from palquant.sw.segments import Part, Segment
 
-_WRAP = 1 << isa.ADDRESS_BITS
-
 
 @dataclass
 class TileAddresses:
@@ -152,7 +150,7 @@ def _part_fields(
     start = f["input_origin"] + part.column * f["input_pixel_stride"]
     start += part.first_chunk * f["input_digits"]
     return {
-        "input_origin": start % _WRAP,
+        "input_origin": start % (1 << g.address_bits),
         "first_column": f["first_column"] + part.column * stride,
         "input_chunks": part.last_chunk - part.first_chunk,
         "last_lanes": f["last_lanes"] if part.last_chunk == chunks else g.tin,
@@ -221,7 +219,7 @@ def _input_fields(
         start += segment.start // g.lanes
         f["source"] = Source.POOL
         f["pool_operation"] = PoolOperation.MAX if maximum else PoolOperation.SUM
-    f["input_origin"] = start % _WRAP
+    f["input_origin"] = start % (1 << g.address_bits)
     return f
 
 

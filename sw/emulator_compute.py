@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 Ints = npt.NDArray[np.int64]
 Fields = dict[str, int]
 
-_WRAP = 1 << isa.ADDRESS_BITS
-
 
 def saturate(values: Ints, bits: int) -> Ints:
     """Clip to the signed range of ``bits`` bits."""
@@ -145,7 +143,7 @@ class ComputeUnit:
 
     def _gather(self, address: Ints, inside: npt.NDArray[np.bool_], depth: int, label: str) -> Ints:
         """Wrapped addresses, padding set to 0; refuses an inside tap beyond the memory."""
-        wrapped = np.where(inside, address % _WRAP, 0)
+        wrapped = np.where(inside, address % (1 << self.geometry.address_bits), 0)
         if wrapped.max(initial=0) >= depth:
             raise ExecutionError(f"reads {label} word {wrapped.max()} of {depth}")
         return wrapped

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from palquant.errors import CapacityError
-from palquant.hw import isa
 from palquant.hw.config import Geometry
 from palquant.hw.isa import Memory
 from palquant.sw.allocate import FreeList
@@ -166,7 +165,7 @@ class OnChip:
             if most is not None and rows > most:
                 continue
             wanted = self._buffers(group, rows)
-            extents_fit = all(_extents_fit(member, rows) for member in group.members)
+            extents_fit = all(_extents_fit(member, rows, self.geometry) for member in group.members)
             shortage = None
             # Rotation spreads buffers; where they do not fit like that, they may fit side by side.
             for rotate in (True, False):
@@ -186,7 +185,7 @@ class OnChip:
         if shortage is None:
             raise CapacityError(
                 f"{name}: rows of {group.members[0].layer.shape.width} pixels exceed the "
-                f"{isa.EXTENT_BITS}-bit extents of an instruction"
+                f"{self.geometry.extent_bits}-bit extents of an instruction"
             )
         memory, needed = shortage
         raise CapacityError(
@@ -268,8 +267,8 @@ def _candidates(height: int) -> Iterator[tuple[int, int]]:
         yield 1, 1
 
 
-def _extents_fit(member: Member, rows: int) -> bool:
-    limit = (1 << isa.EXTENT_BITS) - 1
+def _extents_fit(member: Member, rows: int, geometry: Geometry) -> bool:
+    limit = (1 << geometry.extent_bits) - 1
     layer = member.layer
     _, first, last = input_rows(layer, 0, rows)
     widest = max(layer.shape.width, layer.input_shape.width)

@@ -4,6 +4,7 @@ from amaranth import Module, Signal
 from post_bench import trace
 
 from palquant.hw.banks import ConfigurationBanks
+from palquant.hw.config import geometry
 from palquant.hw.layouts import Configuration
 
 NAMES = ("steps", "first_row", "raw")
@@ -11,7 +12,7 @@ NAMES = ("steps", "first_row", "raw")
 
 def test_fields_are_looked_up_by_tag():
     m = Module()
-    configuration = Configuration().create()
+    configuration = Configuration(geometry("tiny")).create()
     banks = ConfigurationBanks(m, configuration, NAMES)
     assert banks.names == NAMES == tuple(banks.select(Signal()))
     tag = Signal()

@@ -5,6 +5,7 @@ import random
 import pytest
 from simulation import simulate
 
+from palquant.hw.config import geometry
 from palquant.hw.tokens import Engine
 from palquant.hw.watchdog import OldestInstruction, Watchdog
 
@@ -63,7 +64,7 @@ def test_counts_only_while_enabled_and_heeds_a_lower_limit():
 
 
 def test_oldest_equals_reference():
-    dut = OldestInstruction()
+    dut = OldestInstruction(geometry("tiny"))
     rng = random.Random(3)
 
     async def main(ctx):
