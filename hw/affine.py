@@ -36,15 +36,13 @@ CONTROLS = data.StructLayout(
     }
 )
 
-#: Unsigned operand of an 18 x 18 signed multiplier, as DSP blocks have it.
-_DSP_BITS = 17
 #: Narrowest and widest saturation.
 _NARROW, _WIDE = 8, 16
 
 
 def result_bits(geometry: Geometry) -> int:
-    """Width of the signed results: that of the values, or 32 bits for raw results."""
-    return max(geometry.value_bits, 32)
+    """Width of the signed results: that of the values, or of raw results."""
+    return max(geometry.value_bits, geometry.result_bits)
 
 
 def saturate(value: int, bits: int) -> int:
@@ -172,7 +170,7 @@ class Affine(wiring.Component):
     def _multiply_add(self, m: Module, valid: list[Any], controls: list[Any]) -> list[Any]:
         """Stages 1 to 4: ``value * M + B`` of each lane, which exist in stage 5."""
         g = self.geometry
-        split = min(_DSP_BITS, g.value_bits - 1)
+        split = min(g.multiplier_bits, g.value_bits) - 1  # unsigned, a bit less than signed
         affine = controls[1].affine
         factors = [Mux(affine, scale, 1) for scale in self.scale.data]
         factors = lane_registers(m, valid[1], "factor", signed(g.scale_bits), factors)

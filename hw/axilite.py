@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from amaranth import Cat, Module, Signal
 from amaranth.lib import wiring
@@ -20,7 +20,9 @@ def field_name(register: Register, field: Field) -> str:
     return name if field.name == "value" else f"{name}_{field.name}"
 
 
-def _members(registers: RegisterMap) -> Iterator[tuple[str, wiring.Member]]:
+def _members(
+    registers: RegisterMap, held: Mapping[str, int]
+) -> Iterator[tuple[str, wiring.Member]]:
     for register in registers.values():
         for field, _ in register.fields.values():
             name = field_name(register, field)
@@ -28,7 +30,8 @@ def _members(registers: RegisterMap) -> Iterator[tuple[str, wiring.Member]]:
                 case Access.READ_ONLY:
                     yield name, In(field.bits)
                 case Access.READ_WRITE:
-                    yield name, Out(field.bits, init=field.reset)
+                    bits = min(held.get(name, field.bits), field.bits)
+                    yield name, Out(bits, init=min(field.reset, (1 << bits) - 1))
                 case Access.WRITE_ONLY:
                     yield name, Out(field.bits)
                 case Access.WRITE_ONE_TO_CLEAR:
@@ -50,6 +53,8 @@ class RegisterFile(wiring.Component):
 
     Parameters:
         registers: The map.
+        held: Bits that are held of fields that can be written, by the name of their signal; all of
+            them if it is not named. The others read as 0, and what is written there is lost.
 
     Members:
         bus: ``In(Lite(12))``.
@@ -63,9 +68,9 @@ class RegisterFile(wiring.Component):
             whose bits set the field's bits. Set wins over clear.
     """
 
-    def __init__(self, registers: RegisterMap) -> None:
+    def __init__(self, registers: RegisterMap, held: Mapping[str, int] = {}) -> None:
         super().__init__(
-            {"bus": In(Lite(ADDRESS_BITS)), "hold": In(1), **dict(_members(registers))}
+            {"bus": In(Lite(ADDRESS_BITS)), "hold": In(1), **dict(_members(registers, held))}
         )
         self._registers = registers
 
@@ -113,7 +118,7 @@ class RegisterFile(wiring.Component):
             for field, shift in register.fields.values():
                 name = field_name(register, field)
                 signal = getattr(self, name)
-                bits = slice(shift, shift + field.bits)
+                bits = slice(shift, shift + len(signal))
                 match field.access:
                     case Access.READ_ONLY:
                         continue
@@ -121,9 +126,9 @@ class RegisterFile(wiring.Component):
                         with m.If(hit):
                             m.d.sync += signal.eq((signal & ~mask[bits]) | ones[bits])
                     case Access.WRITE_ONLY:
-                        m.d.comb += signal.eq(ones[bits] & hit.replicate(field.bits))
+                        m.d.comb += signal.eq(ones[bits] & hit.replicate(len(signal)))
                     case Access.WRITE_ONE_TO_CLEAR:
-                        kept = signal & ~(ones[bits] & hit.replicate(field.bits))
+                        kept = signal & ~(ones[bits] & hit.replicate(len(signal)))
                         m.d.sync += signal.eq(kept | getattr(self, f"{name}_set"))
                 with m.If(hit):
                     m.d.sync += bus.bresp.eq(_OKAY)

@@ -78,7 +78,10 @@ class BeatSequencer(wiring.Component):
         m = Module()
         g = self.geometry
         banks = ConfigurationBanks(
-            m, self.configuration, ("steps", "parameter_slot", "output_rows", "output_columns")
+            self.geometry,
+            m,
+            self.configuration,
+            ("steps", "parameter_slot", "output_rows", "output_columns"),
         )
         result, pooled = self.result, self.pooled
 

@@ -11,11 +11,7 @@ from palquant.hw.config import DIGIT_BITS, Geometry
 from palquant.hw.isa import Memory as MemoryName
 from palquant.hw.layouts import LoadWrite, StoreRead, WordRead, WordWrite
 
-__all__ = ["NO_COLLISIONS", "Scratchpad"]
-
-#: Attributes of a memory of which nothing is read while it is written: without them, Yosys adds
-#: logic that gives the old content where block RAM does not promise it.
-NO_COLLISIONS = {"no_rw_check": 1}
+__all__ = ["Scratchpad"]
 
 #: Which interfaces a memory has; what nothing uses is not built.
 _PORTS: dict[MemoryName, frozenset[str]] = {
@@ -91,7 +87,7 @@ class Scratchpad(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Arbitrate either port between the datapath and the bus."""
         m = Module()
-        m.submodules.storage = storage = Memory(self.storage, attrs=NO_COLLISIONS)
+        m.submodules.storage = storage = Memory(self.storage)
         written = self._elaborate_write(m, storage)
         self._elaborate_read(m, storage, written)
         return m

@@ -26,7 +26,6 @@ from palquant.hw.quantize import CODE_BITS
 
 __all__ = ["CodeWriter", "lanes_of_group"]
 
-_TENSORS = (1, 2)
 _MEMORIES = ("activation", "output")
 _FIELDS = (
     "raw",
@@ -43,7 +42,7 @@ def lanes_of_group(scatter_groups: Value, group: Value, lane_groups: Any) -> Val
 
 
 class CodeWriter(wiring.Component):
-    """Writes up to two code tensors to the activation memory and the output buffer.
+    """Writes up to ``code_tensors`` tensors to the activation memory and the output buffer.
 
     Takes ``scatter_groups`` times as many cycles for a beat as its busier memory takes words; it
     is an overrun if the next beat comes before. Codes must not change meanwhile.
@@ -57,8 +56,8 @@ class CodeWriter(wiring.Component):
         tag: ``In(1)``, its configuration bank.
         advance: ``In(Advance)``, how it follows the beat before.
         slot: ``In(range(parameter_slots))``, its parameter slot.
-        codes: ``In(8).array(2, lanes)``, its codes for either tensor, ``VALUE_DELAY`` cycles
-            later.
+        codes: ``In(8).array(code_tensors, lanes)``, its codes for each tensor, ``VALUE_DELAY``
+            cycles later.
         group: ``Out(SlotRead)``, the group of each lane.
         activation: ``Out(WordWrite.digits(geometry))``, first ``LATENCY`` cycles after ``valid``.
         output: ``Out(WordWrite.digits(geometry))``, likewise.
@@ -79,7 +78,7 @@ class CodeWriter(wiring.Component):
                 "tag": In(1),
                 "advance": In(Advance),
                 "slot": In(range(geometry.parameter_slots)),
-                "codes": In(CODE_BITS).array(len(_TENSORS), geometry.lanes),
+                "codes": In(CODE_BITS).array(geometry.code_tensors, geometry.lanes),
                 "group": Out(SlotRead(geometry, PARAMETER_CONTROL["group"].shape)),
                 "activation": Out(WordWrite.digits(geometry)),
                 "output": Out(WordWrite.digits(geometry)),
@@ -87,10 +86,14 @@ class CodeWriter(wiring.Component):
             }
         )
 
+    @property
+    def _tensors(self) -> range:
+        return range(1, self.geometry.code_tensors + 1)
+
     def elaborate(self, platform: object) -> Module:
         """Places and addresses first, then the memory steps."""
         m = Module()
-        banks = ConfigurationBanks(m, self.configuration, _FIELDS)
+        banks = ConfigurationBanks(self.geometry, m, self.configuration, _FIELDS)
         valid = delay_line(m, self.valid, self.VALUE_DELAY, name="valid", reset=True)
         slot = delay_line(m, self.slot, 1, name="slot")
         m.d.comb += [self.group.enable.eq(valid[1]), self.group.slot.eq(slot[1])]
@@ -98,7 +101,7 @@ class CodeWriter(wiring.Component):
         fields = banks.select(self.tag)
         lane, beat_words, chunk_words = self._lane_position(m, fields["first_lane"])
         starts = []
-        for number in _TENSORS:
+        for number in self._tensors:
             m.submodules[f"address{number}"] = generator = AddressGenerator(self.geometry)
             digits = _digits(fields[f"code{number}_bits"])
             m.d.comb += [
@@ -181,7 +184,7 @@ class CodeWriter(wiring.Component):
             ]
 
         positions = []  # of each tensor's first digit in the present group
-        for number, start in zip(_TENSORS, starts, strict=True):
+        for number, start in zip(self._tensors, starts, strict=True):
             later = Signal(self.geometry.address_bits, name=f"later_{number}", reset_less=True)
             position = Signal(self.geometry.address_bits, name=f"position_{number}")
             m.d.comb += position.eq(Mux(now_group == 0, start, later))
@@ -194,22 +197,22 @@ class CodeWriter(wiring.Component):
         done = []
         for memory in _MEMORIES:
             port = getattr(self, memory)
-            goes = Signal(2, name=f"goes_to_{memory}")
+            goes = Signal(len(self._tensors), name=f"goes_to_{memory}")
             m.d.comb += goes.eq(
                 Cat(
                     (fields[f"code{number}_bits"] != 0)
                     & fields[f"code{number}_to_{memory}"]
                     & ~fields["raw"]
-                    for number in _TENSORS
+                    for number in self._tensors
                 )
             )
-            bases = [fields[f"code{number}_{memory}_address"] for number in _TENSORS]
-            digits = [_digits(fields[f"code{number}_bits"]) for number in _TENSORS]
+            bases = [fields[f"code{number}_{memory}_address"] for number in self._tensors]
+            digits = [_digits(fields[f"code{number}_bits"]) for number in self._tensors]
             second, digit, live, ends = self._items(m, memory, works, begins, goes, digits)
             done.append(ends)
 
-            start = Mux(second, positions[1], positions[0])
-            base = Mux(second, bases[1], bases[0])
+            start = Mux(second, positions[-1], positions[0])
+            base = Mux(second, bases[-1], bases[0])
             m.d.sync += port.enable.eq(works & live)
             word = Signal(data.ArrayLayout(DIGIT_BITS, len(lanes)), name=f"{memory}_word")
             m.d.comb += port.data.eq(Cat(*[word.as_value()] * len(places)))
@@ -221,8 +224,8 @@ class CodeWriter(wiring.Component):
                     Cat(place.replicate(len(lanes)) & lanes for place in places)
                 )
                 for lane in range(len(lanes)):
-                    both = Cat(self.codes[0][lane], self.codes[1][lane])
-                    m.d.sync += word[lane].eq(both.word_select(Cat(digit, second), DIGIT_BITS))
+                    codes = Cat(codes[lane] for codes in self.codes)
+                    m.d.sync += word[lane].eq(codes.word_select(Cat(digit, second), DIGIT_BITS))
         m.d.comb += group_done.eq(Cat(done).all())
 
     def _items(
@@ -248,11 +251,11 @@ class CodeWriter(wiring.Component):
         ends_tensor = Signal(name=f"{memory}_ends_tensor")
         done = Signal(name=f"{memory}_done")
         m.d.comb += [
-            now_second.eq(Mux(begins, ~goes[0], second)),
+            now_second.eq(Mux(begins, ~goes[0], second) if len(goes) > 1 else 0),
             now_digit.eq(Mux(begins, 0, digit)),
             now_live.eq(Mux(begins, goes.any(), live)),
-            ends_tensor.eq(now_digit + 1 == Mux(now_second, digits[1], digits[0])),
-            done.eq(~now_live | ends_tensor & (now_second | ~goes[1])),
+            ends_tensor.eq(now_digit + 1 == Mux(now_second, digits[-1], digits[0])),
+            done.eq(~now_live | ends_tensor & (now_second | ~goes[1:].any())),
         ]
         with m.If(works):
             m.d.sync += live.eq(~done)

@@ -26,7 +26,17 @@ COMPUTES_UNDER_WAY = 2
 
 
 #: Parameters whose default is what instructions can say at most.
-_LIMITS = frozenset({"address_bits", "dram_bits", "extent_bits"})
+_LIMITS = frozenset(
+    {
+        "code_tensors",
+        "threshold_levels",
+        "result_bits",
+        "strided",
+        "address_bits",
+        "dram_bits",
+        "extent_bits",
+    }
+)
 
 
 def _is_power_of_two(value: int) -> bool:
@@ -62,6 +72,19 @@ class Geometry:
         array_registers: Registers between the array's operands and its accumulators: each costs a
             cycle where a COMPUTE waits for the one before it, and area, and lets the clock run
             faster.
+        code_tensors: Tensors of codes that a COMPUTE can write: 1 or 2.
+        threshold_levels: Bits of the widest code that is found by thresholds, at most 4.
+        result_bits: Raw results, signed, before they are stored with their sign in 32 bits. 17 to
+            32; the value path keeps all its bits in any case.
+        multiplier_bits: Operands of the FPGA's multipliers, signed: wider ones are cut to them.
+        overlap: Whether an engine begins an instruction before the one before it is complete. Where
+            not, an instruction stays in its queue, which holds one, until it is complete, and no
+            other register holds its fields.
+        error_offsets: Whether an error names the instruction at fault; where not, ERROR_ADDRESS
+            reads as 0.
+        count_bits: Images of one doorbell, as registers count them. At most 32.
+        watchdog_bits: Cycles without progress, likewise. At most 32.
+        strided: Whether a LOAD or STORE can move several rows.
         address_bits: Addresses on chip, in words and in beats, and the steps between them, as the
             machine holds them; address arithmetic wraps at this width. At most 20.
         dram_bits: Byte addresses and offsets on the bus, likewise. At most 32.
@@ -93,6 +116,15 @@ class Geometry:
     outstanding_bursts: int = 8
     counters: bool = True
     array_registers: int = 3
+    code_tensors: int = 2
+    threshold_levels: int = 4
+    result_bits: int = 32
+    multiplier_bits: int = 18
+    overlap: bool = True
+    error_offsets: bool = True
+    count_bits: int = 32
+    watchdog_bits: int = 32
+    strided: bool = True
     address_bits: int = 20
     dram_bits: int = 32
     extent_bits: int = 12
@@ -116,20 +148,21 @@ class Geometry:
         self._require(self.residual_bits in (8, 16), "residual_bits must be 8 or 16")
         for label, bits in (
             ("weight", self.weight_bits_per_word),
-            ("residual", self.residual_bits_per_word),
             ("parameter", self.parameter_bits_per_row),
         ):
             self._require(
                 bits % self.bus_bits == 0,
                 f"a {label} word of {bits} bits is no multiple of the {self.bus_bits}-bit bus",
             )
-        self._require(
-            max(self.activation_bits_per_word, self.bus_bits)
-            % min(self.activation_bits_per_word, self.bus_bits)
-            == 0,
-            f"activation words of {self.activation_bits_per_word} bits and a bus of "
-            f"{self.bus_bits} bits must divide one another",
-        )
+        for label, bits in (
+            ("activation", self.activation_bits_per_word),
+            ("residual", self.residual_bits_per_word),
+        ):
+            self._require(
+                max(bits, self.bus_bits) % min(bits, self.bus_bits) == 0,
+                f"{label} words of {bits} bits and a bus of {self.bus_bits} bits must divide one "
+                "another",
+            )
         for label, limit in (
             ("accumulator_bits", 32),
             ("activation_sum_bits", 32),
@@ -139,8 +172,18 @@ class Geometry:
             ("address_bits", 20),
             ("dram_bits", 32),
             ("extent_bits", 12),
+            ("code_tensors", 2),
+            ("threshold_levels", 4),
+            ("result_bits", 32),
+            ("count_bits", 32),
+            ("watchdog_bits", 32),
         ):
             self._require(getattr(self, label) <= limit, f"{label} is at most {limit}")
+        self._require(self.result_bits > 16, "result_bits are at least 17")
+        self._require(self.multiplier_bits > 8, "multiplier_bits are at least 9")
+        self._require(
+            self.overlap or self.queue_depth == 1, "queues hold one instruction without overlap"
+        )
         self._require(self.extent_bits >= 4, "extent_bits is at least 4")
         for label in ("weight", "activation", "output", "residual"):
             self._require(
@@ -152,11 +195,14 @@ class Geometry:
             self.burst_beats <= 256 and self.burst_beats * self.bus_bytes <= 4096,
             "bursts are at most 256 beats and 4096 bytes",
         )
-        for label in ("activation_words", "output_words"):
+        for label, words in (
+            ("activation_words", self.activation_words_per_row),
+            ("output_words", self.activation_words_per_row),
+            ("residual_words", self.residual_words_per_row),
+        ):
             self._require(
-                getattr(self, label) % self.activation_words_per_row == 0,
-                f"{label} must be a multiple of {self.activation_words_per_row}, "
-                "the words of one memory row",
+                getattr(self, label) % words == 0,
+                f"{label} must be a multiple of {words}, the words of one memory row",
             )
 
     def _require(self, condition: bool, text: str) -> None:
@@ -201,6 +247,31 @@ class Geometry:
         return self.lanes * self.residual_bits
 
     @property
+    def residual_words_per_row(self) -> int:
+        """Residual words in one physical memory row."""
+        return max(1, self.bus_bits // self.residual_bits_per_word)
+
+    @property
+    def row_bits(self) -> int:
+        """Bits that are held of the number of a transfer's rows."""
+        return self.address_bits if self.strided else 1
+
+    @property
+    def row_stride_bits(self) -> int:
+        """Bits that are held of the distance between a transfer's rows on chip."""
+        return self.address_bits if self.strided else 0
+
+    @property
+    def row_dram_bits(self) -> int:
+        """Bits that are held of the distance between a transfer's rows in DRAM."""
+        return self.dram_bits if self.strided else 0
+
+    @property
+    def second_code_bits(self) -> int:
+        """Bits that are held of any field of a second code tensor, at most."""
+        return self.address_bits if self.code_tensors > 1 else 0
+
+    @property
     def parameter_bits_per_row(self) -> int:
         """Bits of one parameter row: one 32-bit parameter for each lane."""
         return self.lanes * PARAMETER_BITS
@@ -235,10 +306,11 @@ class Geometry:
         """32-bit number that differs between geometries whose images are not interchangeable.
 
         CRC-32 of the canonical JSON of all sizes that instructions or layouts depend on; the
-        name, the counters, how the bus is driven and how the array is pipelined are left out, and
-        so are limits that the instruction set has anyway.
+        name, the counters, how the bus is driven, how the array is pipelined and what overlaps are
+        left out, and so are limits that the instruction set has anyway.
         """
         skipped = {"name", "counters", "burst_beats", "outstanding_bursts", "array_registers"}
+        skipped |= {"multiplier_bits", "overlap", "error_offsets", "count_bits", "watchdog_bits"}
         skipped |= {
             item.name
             for item in dataclasses.fields(self)
@@ -287,6 +359,41 @@ PRESETS: dict[str, Geometry] = {
             residual_words=2048,
             parameter_slots=16,
             array_registers=4,
+        ),
+        # iCEBreaker: an iCE40UP5K of 5280 logic cells, as narrow as small networks allow.
+        Geometry(
+            name="icebreaker",
+            tin=8,
+            tout=4,
+            lanes=1,
+            bus_bits=32,
+            accumulator_bits=18,
+            activation_sum_bits=14,
+            threshold_bits=16,
+            residual_bits=16,
+            weight_words=512,
+            activation_words=512,
+            output_words=512,
+            residual_words=512,
+            parameter_slots=8,
+            pool_bits=20,
+            queue_depth=1,
+            burst_beats=8,
+            outstanding_bursts=1,
+            counters=False,
+            array_registers=1,
+            code_tensors=1,
+            threshold_levels=2,
+            result_bits=20,
+            multiplier_bits=16,
+            overlap=False,
+            error_offsets=False,
+            count_bits=8,
+            watchdog_bits=16,
+            strided=False,
+            address_bits=11,
+            dram_bits=17,
+            extent_bits=6,
         ),
         # The benchmark: 1024 two-bit MACs per cycle, block RAM of an ECP5-85F.
         Geometry(

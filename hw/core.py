@@ -13,13 +13,12 @@ from palquant.hw.arbiter import ReadArbiter
 from palquant.hw.axi import ReadChannels, WriteChannels
 from palquant.hw.config import Geometry
 from palquant.hw.counters import Attribution, Counters
-from palquant.hw.fetch import COUNT_BITS, FetchUnit, Settings
+from palquant.hw.fetch import FetchUnit, Settings
 from palquant.hw.load import LoadEngine
 from palquant.hw.queues import InstructionQueue
 from palquant.hw.registers import (
     COUNTER_BITS,
     COUNTERS,
-    REGISTER_BITS,
     REGISTERS,
     Activity,
     ErrorCode,
@@ -78,12 +77,12 @@ class Core(wiring.Component):
         running: ``In(1)``. Count cycles, watch for progress.
         halt: ``In(1)``. Start nothing new, bring what is on the bus to its end.
         settings: ``In(Settings(geometry))``.
-        watchdog_limit: ``In(32)``.
+        watchdog_limit: ``In(watchdog_bits)``.
         read: ``Out(ReadChannels(bus_bits))``.
         write: ``Out(WriteChannels(bus_bits))``.
         finished: ``Out(1)``, strobe.
         quiet: ``Out(1)``. Nothing is outstanding on the bus.
-        images_done: ``Out(32)``.
+        images_done: ``Out(count_bits)``.
         stall: ``Out(StructLayout)``, the fields of the register STALL.
         counters: ``Out(StructLayout)``, as of :class:`~palquant.hw.counters.Counters`.
         trace: ``Out(Trace())``.
@@ -98,12 +97,12 @@ class Core(wiring.Component):
                 "running": In(1),
                 "halt": In(1),
                 "settings": In(Settings(geometry)),
-                "watchdog_limit": In(REGISTER_BITS),
+                "watchdog_limit": In(geometry.watchdog_bits),
                 "read": Out(ReadChannels(geometry.bus_bits)),
                 "write": Out(WriteChannels(geometry.bus_bits)),
                 "finished": Out(1),
                 "quiet": Out(1),
-                "images_done": Out(COUNT_BITS),
+                "images_done": Out(geometry.count_bits),
                 "stall": Out(data.StructLayout(stalls)),
                 "counters": Out(data.StructLayout(dict.fromkeys(COUNTERS, COUNTER_BITS))),
                 "trace": Out(Trace()),
@@ -210,7 +209,6 @@ class Core(wiring.Component):
         m.d.comb += [
             self.report_fetch.valid.eq(fetch.fault.valid),
             self.report_fetch.code.eq(fetch.fault.code),
-            self.report_fetch.offset.eq(fetch.offset),
             self.report_compute.valid.eq(engines[Engine.COMPUTE].overrun),
             self.report_compute.code.eq(ErrorCode.OVERRUN),
             self.report_compute.offset.eq(dispatchers[Engine.COMPUTE].oldest),
@@ -228,7 +226,11 @@ class Core(wiring.Component):
 
         # Tokens are given on completion, which is in order: by the oldest instruction.
         m.submodules.oldest = oldest = OldestInstruction(self._geometry)
-        m.d.comb += oldest.otherwise.eq(fetch.offset)
+        if self._geometry.error_offsets:
+            m.d.comb += [
+                self.report_fetch.offset.eq(fetch.offset),
+                oldest.otherwise.eq(fetch.offset),
+            ]
         for engine, dispatcher in dispatchers.items():
             m.d.comb += [
                 oldest.valid[engine].eq(~dispatcher.idle),
@@ -247,7 +249,7 @@ class Core(wiring.Component):
             self.report_bus.offset.eq(oldest.offset),
         ]
 
-        m.submodules.watchdog = watchdog = Watchdog()
+        m.submodules.watchdog = watchdog = Watchdog(self._geometry)
         read, write = self.read, self.write
         handshakes = [
             read.arvalid & read.arready,

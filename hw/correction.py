@@ -75,7 +75,10 @@ class Correction(wiring.Component):
         m = Module()
         g = self.geometry
         banks = ConfigurationBanks(
-            m, self.configuration, ("source", "alpha_shift", "beta_shift", "beta_minus")
+            self.geometry,
+            m,
+            self.configuration,
+            ("source", "alpha_shift", "beta_shift", "beta_minus"),
         )
         fields = banks.select(self.tag)
         array = fields["source"] == Source.ARRAY

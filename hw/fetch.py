@@ -18,9 +18,6 @@ from palquant.hw.registers import ErrorCode, Stall
 from palquant.hw.tokens import Engine
 from palquant.hw.transfer import Fault, Regions
 
-#: Bits of IMAGES_DONE and IMAGE_COUNT.
-COUNT_BITS = 32
-
 
 class Settings(wiring.Signature):
     """What the host says about a run.
@@ -34,7 +31,7 @@ class Settings(wiring.Signature):
         output_address: ``Out(dram_bits)``, of the first image.
         input_stride: ``Out(dram_bits)``.
         output_stride: ``Out(dram_bits)``.
-        image_count: ``Out(32)``.
+        image_count: ``Out(count_bits)``.
     """
 
     def __init__(self, geometry: Geometry) -> None:
@@ -46,7 +43,10 @@ class Settings(wiring.Signature):
             "output_stride",
         )
         super().__init__(
-            {**{name: Out(geometry.dram_bits) for name in names}, "image_count": Out(COUNT_BITS)}
+            {
+                **{name: Out(geometry.dram_bits) for name in names},
+                "image_count": Out(geometry.count_bits),
+            }
         )
 
 
@@ -77,7 +77,7 @@ class FetchUnit(wiring.Component):
         engines_idle: ``In(1)``. Queues are empty and all instructions complete.
         outstanding: ``Out(1)``. Bursts that were asked for are not answered.
         done: ``Out(1)``, strobe: all images are complete.
-        images_done: ``Out(32)``.
+        images_done: ``Out(count_bits)``.
         fault: ``Out(Fault())``, until reset.
         offset: ``Out(dram_bits)``, image offset of the instruction that is being fetched.
         stall: ``Out(Stall)``.
@@ -98,7 +98,7 @@ class FetchUnit(wiring.Component):
                 "engines_idle": In(1),
                 "outstanding": Out(1),
                 "done": Out(1),
-                "images_done": Out(COUNT_BITS),
+                "images_done": Out(geometry.count_bits),
                 "fault": Out(Fault()),
                 "offset": Out(geometry.dram_bits),
                 "stall": Out(Stall),
@@ -148,8 +148,9 @@ class FetchUnit(wiring.Component):
                 queue.commit.eq(write & decoder.engines[engine] & decoder.last),
                 queue.beat.eq(index),
                 queue.data.eq(beat.payload.data),
-                queue.offset.eq(self.offset),
             ]
+            if self._geometry.error_offsets:
+                m.d.comb += queue.offset.eq(self.offset)
         blocked = (decoder.engines & ~room).any()
 
         # The stretch of the image that is read next: from ``offset`` to the image's end.
@@ -161,7 +162,7 @@ class FetchUnit(wiring.Component):
 
         input_stride = Signal.like(self.settings.input_stride)
         output_stride = Signal.like(self.settings.output_stride)
-        images_left = Signal(COUNT_BITS)
+        images_left = Signal.like(self.settings.image_count)
         checked = Signal()  # the header was read
         ending = Signal()  # END was read, its image is not counted yet
 

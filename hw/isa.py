@@ -261,28 +261,31 @@ TRANSFER = Layout(
         Field("memory", 3, "Memory."),
         Field("base", 2, "Base."),
         _address("address", "First on-chip address, in bus beats."),
-        _address("stride", "On-chip beats from one row's start to the next's."),
-        _address("rows", "Number of rows, at least 1.", 16),
+        Field("stride", ADDRESS_BITS, "On-chip beats from one row's start to the next's.",
+              limit="row_stride_bits"),
+        Field("rows", 16, "Number of rows, at least 1.", limit="row_bits"),
         _address("row_beats", "Bus beats of one row, at least 1.", 16),
         _dram("dram_offset", "Byte offset from the base, a multiple of the bus width."),
-        _dram("dram_stride", "Bytes from one row's start to the next's, likewise."),
+        Field("dram_stride", DRAM_BITS, "Bytes from one row's start to the next's, likewise.",
+              limit="row_dram_bits"),
     ),
     UNIT_BITS,
-)
+)  # fmt: skip
 
 
 def _code_fields(number: int) -> tuple[Field, ...]:
-    prefix = f"code{number}_"
-    return (
-        Field(prefix + "bits", 4, "Width: 0 none, 1 to 4 by thresholds, 8 by clamping to 0..255."),
-        Field(prefix + "to_activation", 1, "Write it to the activation memory."),
-        Field(prefix + "to_output", 1, "Write it to the output buffer."),
-        _address(prefix + "activation_address", "Activation word of the first result."),
-        _address(prefix + "output_address", "Output-buffer word of the first result."),
-        _address(prefix + "row_stride", "Words between output rows, in both memories."),
-        _address(prefix + "pixel_stride", "Words between output pixels, in both memories.", 16),
-        _address(prefix + "group_stride", "Words between groups, for scattered lanes.", 12),
+    fields = (
+        Field("bits", 4, "Width: 0 none, 1 to 4 by thresholds, 8 by clamping to 0..255."),
+        Field("to_activation", 1, "Write it to the activation memory."),
+        Field("to_output", 1, "Write it to the output buffer."),
+        _address("activation_address", "Activation word of the first result."),
+        _address("output_address", "Output-buffer word of the first result."),
+        _address("row_stride", "Words between output rows, in both memories."),
+        _address("pixel_stride", "Words between output pixels, in both memories.", 16),
+        _address("group_stride", "Words between groups, for scattered lanes.", 12),
     )
+    limit = {"limit": "second_code_bits"} if number == 2 else {}
+    return tuple(replace(item, name=f"code{number}_{item.name}", **limit) for item in fields)
 
 
 COMPUTE = Layout(

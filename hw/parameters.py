@@ -16,14 +16,10 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from palquant.hw import isa
-from palquant.hw.buffers import NO_COLLISIONS
 from palquant.hw.config import PARAMETER_BITS, PARAMETER_ROWS, Geometry
 from palquant.hw.layouts import PARAMETER_CONTROL, LoadWrite
 
-__all__ = ["LEVELS", "ParameterMemory", "SlotRead", "ThresholdRead", "ThresholdReads"]
-
-#: Levels of the threshold search tree, one for each bit of a code.
-LEVELS = 4
+__all__ = ["ParameterMemory", "SlotRead", "ThresholdRead", "ThresholdReads"]
 
 
 class _Read(wiring.Signature):
@@ -88,12 +84,15 @@ class ThresholdReads(_Read):
         geometry: Sizes of the machine.
 
     Members:
-        level_0: ``Out(ThresholdRead(geometry, 0))``, and so on up to ``level_3``.
+        level_0: ``Out(ThresholdRead(geometry, 0))``, and so on, one for each level of the tree.
     """
 
     def __init__(self, geometry: Geometry) -> None:
         super().__init__(
-            {f"level_{level}": Out(ThresholdRead(geometry, level)) for level in range(LEVELS)}
+            {
+                f"level_{level}": Out(ThresholdRead(geometry, level))
+                for level in range(geometry.threshold_levels)
+            }
         )
 
 
@@ -113,10 +112,10 @@ class ParameterMemory(wiring.Component):
         offset: ``In(SlotRead)`` of B.
         shift: ``In(SlotRead)`` of Sh.
         valid: ``In(SlotRead)``, whether the lane holds a channel.
-        negate: ``In(SlotRead).array(2)``, whether -v is compared, for either code tensor.
+        negate: ``In(SlotRead).array(code_tensors)``, whether -v is compared, for each code tensor.
         code_group: ``In(SlotRead)``, the group that a lane's codes are scattered to.
         residual_group: ``In(SlotRead)``, the same once more, for the writer of residuals.
-        thresholds: ``In(ThresholdReads(geometry)).array(2)``, for either code tensor.
+        thresholds: ``In(ThresholdReads(geometry)).array(code_tensors)``, likewise.
     """
 
     def __init__(self, geometry: Geometry) -> None:
@@ -130,10 +129,10 @@ class ParameterMemory(wiring.Component):
                 "offset": In(SlotRead(g, signed(g.offset_bits))),
                 "shift": In(SlotRead(g, PARAMETER_CONTROL["shift"].shape)),
                 "valid": In(SlotRead(g, unsigned(1))),
-                "negate": In(SlotRead(g, unsigned(1))).array(2),
+                "negate": In(SlotRead(g, unsigned(1))).array(g.code_tensors),
                 "code_group": In(SlotRead(g, group)),
                 "residual_group": In(SlotRead(g, group)),
-                "thresholds": In(ThresholdReads(g)).array(2),
+                "thresholds": In(ThresholdReads(g)).array(g.code_tensors),
             }
         )
 
@@ -160,16 +159,17 @@ class ParameterMemory(wiring.Component):
         words = [beat.word_select(lane, PARAMETER_BITS) for lane in range(per_beat)]
         control = [data.View(PARAMETER_CONTROL, word[: PARAMETER_CONTROL.size]) for word in words]
         groups = [word.group for word in control]
-        fields = (
+        fields = [
             ("scale", self.scale, isa.ROW_CONTROL, [word.scale for word in control]),
             ("offset", self.offset, isa.ROW_OFFSET, words),
             ("shift", self.shift, isa.ROW_CONTROL, [word.shift for word in control]),
             ("valid", self.valid, isa.ROW_CONTROL, [word.valid for word in control]),
-            ("negate1", self.negate[0], isa.ROW_CONTROL, [word.negate1 for word in control]),
-            ("negate2", self.negate[1], isa.ROW_CONTROL, [word.negate2 for word in control]),
             ("code_group", self.code_group, isa.ROW_CONTROL, groups),
             ("residual_group", self.residual_group, isa.ROW_CONTROL, groups),
-        )
+        ]
+        for tensor, read in enumerate(self.negate, start=1):
+            name = f"negate{tensor}"
+            fields.append((name, read, isa.ROW_CONTROL, [word[name] for word in control]))
         for number in range(g.lanes // per_beat):
             hit = Signal(name=f"hit_{number}")
             m.d.comb += hit.eq(enable & (part == number))
@@ -178,7 +178,7 @@ class ParameterMemory(wiring.Component):
                 here = hit & (row == field_row)
                 self._field(m, f"{name}_{number}", read, lanes, here, slot, values)
             for tensor, reads in enumerate(self.thresholds):
-                for level in range(LEVELS):
+                for level in range(g.threshold_levels):
                     read = getattr(reads, f"level_{level}")
                     name = f"threshold{tensor}_{level}_{number}"
                     rows = isa.THRESHOLD_ROWS[tensor]
@@ -207,7 +207,7 @@ class ParameterMemory(wiring.Component):
         """A memory whose lanes are all read at the same place: a word for each slot."""
         shape = data.ArrayLayout(read.data[0].shape(), len(values))
         m.submodules[name] = memory = Memory(
-            shape=shape, depth=self.geometry.parameter_slots, init=[], attrs=NO_COLLISIONS
+            shape=shape, depth=self.geometry.parameter_slots, init=[]
         )
         write = memory.write_port()
         m.d.comb += [write.addr.eq(slot), write.en.eq(hit)]
@@ -234,7 +234,6 @@ class ParameterMemory(wiring.Component):
                 shape=answer.shape(),
                 depth=self.geometry.parameter_slots << level,
                 init=[],
-                attrs=NO_COLLISIONS,
             )
             write = memory.write_port()
             m.d.comb += [write.addr.eq(address), write.en.eq(hit), write.data.eq(value)]

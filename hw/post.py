@@ -120,8 +120,9 @@ class PostProcessor(wiring.Component):
         m.submodules.correction = correction = Correction(g)
         m.submodules.parameters = parameters = ParameterMemory(g)
         m.submodules.affine = affine = Affine(g)
-        m.submodules.quantize1 = quantize1 = Quantize(g)
-        m.submodules.quantize2 = quantize2 = Quantize(g)
+        quantizers = [Quantize(g) for _ in range(g.code_tensors)]
+        for number, quantize in enumerate(quantizers, start=1):
+            m.submodules[f"quantize{number}"] = quantize
         m.submodules.code_writer = code_writer = CodeWriter(g)
         m.submodules.residual_writer = residual_writer = ResidualWriter(g)
         m.submodules.residual_address = residual_address = AddressGenerator(g)
@@ -135,7 +136,7 @@ class PostProcessor(wiring.Component):
         connect(m, affine.offset, parameters.offset)
         connect(m, affine.shift, parameters.shift)
         connect(m, affine.lane_valid, parameters.valid)
-        for tensor, quantize in enumerate((quantize1, quantize2)):
+        for tensor, quantize in enumerate(quantizers):
             connect(m, quantize.negate, parameters.negate[tensor])
             connect(m, quantize.thresholds, parameters.thresholds[tensor])
         connect(m, code_writer.group, parameters.code_group)
@@ -163,12 +164,12 @@ class PostProcessor(wiring.Component):
         m.d.comb += self.saturated.eq(affine.saturated)
 
         banks = ConfigurationBanks(
+            self.geometry,
             m,
             self.configuration,
             (
                 *CONTROLS.members,
-                "code1_bits",
-                "code2_bits",
+                *(f"code{number}_bits" for number in range(1, g.code_tensors + 1)),
                 "residual_in_address",
                 "residual_in_row_stride",
                 "residual_in_pixel_stride",
@@ -205,7 +206,7 @@ class PostProcessor(wiring.Component):
             self.residual_read.address.eq(residual_address.address),
         ]
 
-        for number, quantize in enumerate((quantize1, quantize2), start=1):
+        for number, quantize in enumerate(quantizers, start=1):
             name = f"code{number}_bits"
             m.d.comb += [
                 quantize.valid.eq(valid[_QUANTIZE]),
@@ -226,10 +227,11 @@ class PostProcessor(wiring.Component):
                 correction.products[lane].eq(beats.products[lane]),
                 affine.values[lane].eq(correction.values[lane]),
                 affine.residuals[lane].eq(self.residual_read.data[lane]),
-                quantize1.values[lane].eq(affine.results[lane]),
-                quantize2.values[lane].eq(affine.results[lane]),
-                code_writer.codes[0][lane].eq(quantize1.codes[lane]),
-                code_writer.codes[1][lane].eq(quantize2.codes[lane]),
                 residual_writer.values[lane].eq(affine.results[lane]),
             ]
+            for codes, quantize in zip(code_writer.codes, quantizers, strict=True):
+                m.d.comb += [
+                    quantize.values[lane].eq(affine.results[lane]),
+                    codes[lane].eq(quantize.codes[lane]),
+                ]
         return m

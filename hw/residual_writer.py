@@ -80,7 +80,7 @@ class ResidualWriter(wiring.Component):
         """The address of the beat first, then its memory steps."""
         m = Module()
         g = self.geometry
-        banks = ConfigurationBanks(m, self.configuration, _FIELDS)
+        banks = ConfigurationBanks(self.geometry, m, self.configuration, _FIELDS)
         valid = delay_line(m, self.valid, self.VALUE_DELAY, name="valid", reset=True)
         slot = delay_line(m, self.slot, 1, name="slot")
         m.d.comb += [self.group.enable.eq(valid[1]), self.group.slot.eq(slot[1])]
@@ -123,9 +123,11 @@ class ResidualWriter(wiring.Component):
             )
             lanes = lanes_of_group(fields["scatter_groups"], now, self.group.data)
             m.d.sync += self.residual.mask.eq(lanes)
+            extended = [Signal(signed(32), name=f"raw_{lane}") for lane in range(g.lanes)]
             for lane, value in enumerate(self.values):
+                m.d.comb += extended[lane].eq(value)
                 plane = Mux(fields["raw"], now, 0)[: exact_log2(g.raw_planes)]
                 m.d.sync += self.residual.data[lane].eq(
-                    value[:32].word_select(plane, g.residual_bits)
+                    extended[lane].word_select(plane, g.residual_bits)
                 )
         return m

@@ -71,7 +71,9 @@ class Sequencer(wiring.Component):
         m = Module()
         m.submodules.loops = loops = LoopNest(self.geometry)
         m.submodules.walk = walk = WindowWalk(self.geometry)
-        f = Signal(struct(isa.COMPUTE, self.geometry), reset_less=True)
+        f = self.instruction.payload  # which stays where instructions do not overlap
+        if self.geometry.overlap:
+            f = Signal(struct(isa.COMPUTE, self.geometry), reset_less=True)
         tag = Signal()
         pooling = Signal()
         load = Signal()
@@ -147,8 +149,9 @@ class Sequencer(wiring.Component):
             m.d.sync += running.eq(0)
         with m.If(taken):
             following = self.instruction.payload
+            if self.geometry.overlap:
+                m.d.sync += f.eq(following)
             m.d.sync += [
-                f.eq(following),
                 tag.eq(~tag),
                 setting_up.eq(1),
                 drains.eq(following.drain | (following.source != f.source)),
@@ -218,18 +221,18 @@ class Sequencer(wiring.Component):
         """
         g = self.geometry
         width = g.activation_bits_per_word
-        rows, columns = Signal.like(f.input_rows), Signal.like(f.input_columns)
+        rows, columns = f.input_rows, f.input_columns
+        if g.overlap:
+            rows, columns = Signal.like(rows), Signal.like(columns)
+            with m.If(load):
+                m.d.sync += [rows.eq(f.input_rows), columns.eq(f.input_columns)]
         lanes = Signal(width)
         last_chunk = Signal()
         digit = Signal(DIGIT_BITS)
         unused = Signal(range(g.tin + 1))
         m.d.comb += unused.eq(g.tin - f.last_lanes)
         with m.If(load):
-            m.d.sync += [
-                rows.eq(f.input_rows),
-                columns.eq(f.input_columns),
-                lanes.eq(Const((1 << width) - 1, width) >> Cat(Const(0, 1), unused)),
-            ]
+            m.d.sync += lanes.eq(Const((1 << width) - 1, width) >> Cat(Const(0, 1), unused))
         with m.If(issue):
             m.d.sync += [
                 last_chunk.eq(loops.last_chunk),

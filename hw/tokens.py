@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
+from typing import Any
 
-from amaranth import Cat, Module, Signal
+from amaranth import Cat, Module, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
@@ -72,13 +73,16 @@ class TokenCounters(wiring.Component):
 class Dispatcher(wiring.Component):
     """Hands one engine its instructions, each when its tokens are there, and gives theirs.
 
-    Completion is in order, so a small queue remembers what follows from it.
+    Completion is in order, so a small queue remembers what follows from it. Where instructions do
+    not overlap, the instruction itself stays at the head of its queue until it is complete, and the
+    engine finds its fields there.
 
     Parameters:
         geometry: Sizes of the machine.
         engine: Whose instructions these are.
         layout: Their table.
-        in_flight: Instructions that the engine can have begun and not completed, at most.
+        in_flight: Instructions that the engine can have begun and not completed, at most. It is 1
+            where instructions do not overlap.
 
     Members:
         queue: ``In(stream.Signature(struct(layout, geometry)))``, from the instruction queue.
@@ -158,31 +162,51 @@ class Dispatcher(wiring.Component):
         waits = Cat(head[f"wait_{engine.name.lower()}"] for engine in Engine)
         signals = Cat(head[f"signal_{engine.name.lower()}"] for engine in Engine)
 
+        ready = Signal()  # nothing but a token can hold the head back
+        started = self.instruction.valid & self.instruction.ready
+        m.d.comb += [
+            self.instruction.payload.eq(head),
+            self.instruction.valid.eq(self.queue.valid & ready & ((waits & ~self.available) == 0)),
+            self.take.eq(waits & started.replicate(len(Engine))),
+            self.next_layer.eq(head.layer),
+        ]
+        waiting = Signal()  # the head has not begun
+        m.d.comb += [
+            self.pending.eq(waiting),
+            self.missing.eq(waits & ~self.available & waiting.replicate(len(Engine))),
+        ]
+        if self._geometry.overlap:
+            self._remember(m, head, signals, ready, started, waiting)
+        else:
+            self._hold(m, head, signals, ready, started, waiting)
+
+        for engine in reversed(Engine):
+            with m.If(self.missing[engine]):
+                m.d.comb += self.waits.eq(Stall[engine.name])
+        return m
+
+    def _remember(
+        self, m: Module, head: Any, signals: Value, ready: Signal, started: Value, waiting: Signal
+    ) -> None:
+        """The head makes room when it begins; what follows from it is kept until it completes."""
         begun = data.StructLayout(
             {"signals": len(Engine), "layer": LAYER_BITS, "offset": self._geometry.dram_bits}
         )
         m.submodules.begun = fifo = SyncFIFO(width=begun.size, depth=self._in_flight)
         entry = data.View(begun, fifo.w_data)
         oldest = data.View(begun, fifo.r_data)
-
-        may_start = ((waits & ~self.available) == 0) & fifo.w_rdy & ~self.halt
-        started = self.instruction.valid & self.instruction.ready
         m.d.comb += [
-            self.instruction.payload.eq(head),
-            self.instruction.valid.eq(self.queue.valid & may_start),
-            self.queue.ready.eq(self.instruction.ready & may_start),
-            self.take.eq(waits & started.replicate(len(Engine))),
+            ready.eq(fifo.w_rdy & ~self.halt),
+            waiting.eq(self.queue.valid),
+            self.queue.ready.eq(started),
             entry.signals.eq(signals),
             entry.layer.eq(head.layer),
             entry.offset.eq(self.queue_offset),
             fifo.w_en.eq(started),
             fifo.r_en.eq(self.complete),
             self.give.eq(oldest.signals & self.complete.replicate(len(Engine))),
-            self.missing.eq(waits & ~self.available & self.queue.valid.replicate(len(Engine))),
-            self.pending.eq(self.queue.valid),
             self.idle.eq(~self.queue.valid & ~fifo.r_rdy),
             self.oldest.eq(self.queue_offset),
-            self.next_layer.eq(head.layer),
             self.oldest_layer.eq(oldest.layer),
         ]
         with m.If(fifo.r_rdy):
@@ -190,7 +214,23 @@ class Dispatcher(wiring.Component):
         with m.If(started):
             m.d.sync += [self.newest.eq(self.queue_offset), self.newest_layer.eq(head.layer)]
 
-        for engine in reversed(Engine):
-            with m.If(self.missing[engine]):
-                m.d.comb += self.waits.eq(Stall[engine.name])
-        return m
+    def _hold(
+        self, m: Module, head: Any, signals: Value, ready: Signal, started: Value, waiting: Signal
+    ) -> None:
+        """The head stays where it is until it completes."""
+        begun = Signal()
+        with m.If(started):
+            m.d.sync += begun.eq(1)
+        with m.If(self.complete):
+            m.d.sync += begun.eq(0)
+        m.d.comb += [
+            ready.eq(~begun & ~self.halt),
+            waiting.eq(self.queue.valid & ~begun),
+            self.queue.ready.eq(self.complete),
+            self.give.eq(signals & self.complete.replicate(len(Engine))),
+            self.idle.eq(~self.queue.valid),
+            self.oldest.eq(self.queue_offset),
+            self.newest.eq(self.queue_offset),
+            self.oldest_layer.eq(head.layer),
+            self.newest_layer.eq(head.layer),
+        ]

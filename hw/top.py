@@ -27,6 +27,17 @@ def _ports(prefix: str, signature: wiring.Signature) -> dict[str, wiring.Member]
     return {prefix + name: member for name, member in signature.members.items()}
 
 
+def held_bits(geometry: Geometry) -> dict[str, int]:
+    """Bits that the machine holds of its settings, by register."""
+    addresses = ("image_address", "input_address", "output_address")
+    strides = ("input_stride", "output_stride")
+    return {
+        **dict.fromkeys((*addresses, *strides), geometry.dram_bits),
+        "image_count": geometry.count_bits,
+        "watchdog_limit": geometry.watchdog_bits,
+    }
+
+
 def connect_ports(
     m: Module, component: wiring.Component, prefix: str, interface: wiring.PureInterface
 ) -> None:
@@ -84,7 +95,7 @@ class Accelerator(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Registers and supervisor around a core that they can reset."""
         m = Module()
-        m.submodules.registers = registers = RegisterFile(REGISTERS)
+        m.submodules.registers = registers = RegisterFile(REGISTERS, held_bits(self._geometry))
         m.submodules.supervisor = supervisor = Supervisor(self._geometry)
         core = Core(self._geometry, self._compute)
         m.submodules.core = ResetInserter(supervisor.clear)(core)

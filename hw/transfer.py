@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
-from amaranth import Array, Cat, Module, Mux, Signal, Value
+from amaranth import Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -118,14 +119,19 @@ class RowWalker(wiring.Component):
         """Three stages: where the row lies, where it ends, whether that is allowed."""
         m = Module()
         byte_bits = self._geometry.bus_bytes.bit_length() - 1
-        dram_bits, address_bits = self._geometry.dram_bits, self._geometry.address_bits
+        g = self._geometry
+        dram_bits, address_bits = g.dram_bits, g.address_bits
 
         # First stage: the row's offsets. Their top bit says that they wrapped around.
-        transfer = Signal(struct(isa.TRANSFER, self._geometry))
+        transfer = self.instruction.payload  # which stays where instructions do not overlap
+        if self._geometry.overlap:
+            transfer = Signal(struct(isa.TRANSFER, self._geometry))
         active = Signal()
         left = Signal.like(transfer.rows)
-        offset = Signal(dram_bits + 1)
-        local = Signal(address_bits + 1)
+        offset: Any = transfer.dram_offset
+        local: Any = transfer.address
+        if g.strided or g.overlap:
+            offset, local = Signal(dram_bits + 1), Signal(address_bits + 1)
 
         # Second stage: the row's ends.
         placed = Signal()
@@ -145,9 +151,9 @@ class RowWalker(wiring.Component):
             self.busy.eq(active | placed | self.rows.valid),
             self.fault.newest.eq(1),
         ]
-        regions = self.regions
-        region = Array([regions.image, regions.input, regions.output, regions.image])[transfer.base]
-        sizes = [regions.image_bytes, regions.input_bytes, regions.output_bytes]
+        # Another base than those is a fault, whatever its region.
+        region = self._of_base(transfer.base, "")
+        size = self._of_base(transfer.base, "_bytes")
         row_bytes = transfer.row_beats << byte_bits
         with m.If(placed_free & ~stopped):
             m.d.sync += [
@@ -159,7 +165,7 @@ class RowWalker(wiring.Component):
                 start.eq(region + offset),
                 region_end.eq(offset + row_bytes),
                 local_end.eq(local + transfer.row_beats),
-                region_bytes.eq(Array([*sizes, 0])[transfer.base]),
+                region_bytes.eq(size),
                 illegal.eq((transfer.rows == 0) | (transfer.row_beats == 0)),
                 unusable.eq(
                     ~self._one_of(transfer.memory, self._memories)
@@ -167,20 +173,21 @@ class RowWalker(wiring.Component):
                     | transfer.dram_stride[:byte_bits].any()
                 ),
                 left.eq(left - 1),
-                offset.eq(offset + transfer.dram_stride),
-                local.eq(local + transfer.stride),
             ]
+            if g.strided:
+                m.d.sync += [
+                    offset.eq(offset + transfer.dram_stride),
+                    local.eq(local + transfer.stride),
+                ]
             with m.If(active & (left <= 1)):
                 m.d.sync += active.eq(0)
         with m.If(self.instruction.ready & self.instruction.valid):
             taken = self.instruction.payload
-            m.d.sync += [
-                transfer.eq(taken),
-                active.eq(1),
-                left.eq(taken.rows),
-                offset.eq(taken.dram_offset),
-                local.eq(taken.address),
-            ]
+            if self._geometry.overlap:
+                m.d.sync += transfer.eq(taken)
+            m.d.sync += [active.eq(1), left.eq(taken.rows)]
+            if g.strided or g.overlap:
+                m.d.sync += [offset.eq(taken.dram_offset), local.eq(taken.address)]
 
         # Third stage: the verdict.
         limit = Signal(range(max(self._limits().values()) + 1))
@@ -212,6 +219,16 @@ class RowWalker(wiring.Component):
         with m.Elif(self.rows.ready):
             m.d.sync += self.rows.valid.eq(0)
         return m
+
+    def _of_base(self, base: Value, suffix: str) -> Value:
+        """Start or size of the region that a base names."""
+        first, *others = (
+            (member, getattr(self.regions, member.name.lower() + suffix)) for member in self._bases
+        )
+        value: Value = first[1]
+        for member, candidate in others:
+            value = Mux(base == member, candidate, value)
+        return value
 
     def _limits(self) -> dict[Memory, int]:
         return {memory: memory_beats(self._geometry, memory) for memory in self._memories}

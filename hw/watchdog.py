@@ -7,26 +7,28 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from palquant.hw.config import Geometry
-from palquant.hw.registers import REGISTER_BITS
 from palquant.hw.tokens import Engine
 
 
 class Watchdog(wiring.Component):
     """Counts cycles without progress.
 
+    Parameters:
+        geometry: Sizes of the machine.
+
     Members:
         enable: ``In(1)``. The run is under way.
         progress: ``In(1)``. Something happened in this cycle.
-        limit: ``In(32)``, cycles; 0 turns the watchdog off.
+        limit: ``In(watchdog_bits)``, cycles; 0 turns the watchdog off.
         expired: ``Out(1)``. ``limit`` cycles in a row went by without progress.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, geometry: Geometry) -> None:
         super().__init__(
             {
                 "enable": In(1),
                 "progress": In(1),
-                "limit": In(REGISTER_BITS),
+                "limit": In(geometry.watchdog_bits),
                 "expired": Out(1),
             }
         )
@@ -34,7 +36,7 @@ class Watchdog(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Count up, and back to 0 on progress."""
         m = Module()
-        count = Signal(REGISTER_BITS)
+        count = Signal.like(self.limit)
         with m.If(self.progress | ~self.enable):
             m.d.sync += [count.eq(0), self.expired.eq(0)]
         with m.Else():

@@ -280,8 +280,9 @@ class ComputeUnit:
             return None
         if bits == 8:
             return np.where(valid, np.clip(v, 0, 255), 0)
-        if not 1 <= bits <= 4:
-            raise ExecutionError(f"code{number}_bits is {bits}, expected 0 to 4 or 8")
+        most = self.geometry.threshold_levels
+        if not 1 <= bits <= most:
+            raise ExecutionError(f"code{number}_bits is {bits}, expected 0 to {most} or 8")
         # Lanes without a channel give code 0 whatever they hold: -beta * S can be any number.
         checked = np.where(valid, v, 0)
         self._require_range(checked, self.geometry.threshold_bits, "a value to be quantised")
@@ -321,7 +322,7 @@ class ComputeUnit:
     def _write_raw(self, f: Fields, v: Ints) -> None:
         """The low 32 bits of each result as ``raw_planes`` residual words, low bits first."""
         g = self.geometry
-        self._require_range(v, 32, "a raw result")
+        self._require_range(v, g.result_bits, "a raw result")
         index = self._residual_index(f, "residual_out", g.raw_planes)
         beats = v.reshape(*v.shape[:-1], g.beats, g.lanes)
         for plane in range(g.raw_planes):

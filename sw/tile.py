@@ -103,7 +103,7 @@ class OnChip:
         words_per_beat = max(1, g.bus_bits // g.activation_bits_per_word)
         self._memories = {
             Memory.ACTIVATION: FreeList(g.activation_words, words_per_beat),
-            Memory.RESIDUAL: FreeList(g.residual_words, rotate=True),
+            Memory.RESIDUAL: FreeList(g.residual_words, g.residual_words_per_row, rotate=True),
             Memory.OUTPUT: FreeList(g.output_words, words_per_beat, rotate=True),
         }
         self.resident: dict[str, int] = {}

@@ -13,7 +13,7 @@ NAMES = ("steps", "first_row", "raw")
 def test_fields_are_looked_up_by_tag():
     m = Module()
     configuration = Configuration(geometry("tiny")).create()
-    banks = ConfigurationBanks(m, configuration, NAMES)
+    banks = ConfigurationBanks(geometry("tiny"), m, configuration, NAMES)
     assert banks.names == NAMES == tuple(banks.select(Signal()))
     tag = Signal()
     looked_up = [Signal.like(value) for value in banks.select(tag).values()]

@@ -12,7 +12,7 @@ from palquant.hw.watchdog import OldestInstruction, Watchdog
 
 def first_alarm(limit, progress, cycles=60):
     """Cycle in which the watchdog expires, or None."""
-    dut = Watchdog()
+    dut = Watchdog(geometry("tiny"))
     seen = []
 
     async def main(ctx):
@@ -44,7 +44,7 @@ def test_zero_turns_it_off():
 
 
 def test_counts_only_while_enabled_and_heeds_a_lower_limit():
-    dut = Watchdog()
+    dut = Watchdog(geometry("tiny"))
 
     async def main(ctx):
         ctx.set(dut.limit, 10)
