@@ -28,9 +28,11 @@ COMPUTES_UNDER_WAY = 2
 #: Parameters whose default is what instructions can say at most.
 _LIMITS = frozenset(
     {
+        "token_bits",
         "code_tensors",
         "threshold_levels",
         "result_bits",
+        "beat_cycles",
         "strided",
         "address_bits",
         "dram_bits",
@@ -77,11 +79,15 @@ class Geometry:
         result_bits: Raw results, signed, before they are stored with their sign in 32 bits. 17 to
             32; the value path keeps all its bits in any case.
         multiplier_bits: Operands of the FPGA's multipliers, signed: wider ones are cut to them.
+        beat_cycles: Cycles from one beat of the post-processor to the next, at least: 1, where
+            beats follow each other through its stages; or as many as a beat takes, or more. Then
+            most stages need no registers, since what a beat needs stays until the next one.
         overlap: Whether an engine begins an instruction before the one before it is complete. Where
             not, an instruction stays in its queue, which holds one, until it is complete, and no
             other register holds its fields.
         error_offsets: Whether an error names the instruction at fault; where not, ERROR_ADDRESS
             reads as 0.
+        token_bits: Tokens of a counter. At most 8.
         count_bits: Images of one doorbell, as registers count them. At most 32.
         watchdog_bits: Cycles without progress, likewise. At most 32.
         strided: Whether a LOAD or STORE can move several rows.
@@ -120,8 +126,10 @@ class Geometry:
     threshold_levels: int = 4
     result_bits: int = 32
     multiplier_bits: int = 18
+    beat_cycles: int = 1
     overlap: bool = True
     error_offsets: bool = True
+    token_bits: int = 8
     count_bits: int = 32
     watchdog_bits: int = 32
     strided: bool = True
@@ -175,10 +183,16 @@ class Geometry:
             ("code_tensors", 2),
             ("threshold_levels", 4),
             ("result_bits", 32),
+            ("token_bits", 8),
             ("count_bits", 32),
+            ("beat_cycles", 63),
             ("watchdog_bits", 32),
         ):
             self._require(getattr(self, label) <= limit, f"{label} is at most {limit}")
+        self._require(
+            self.beat_cycles == 1 or not self.overlap,
+            "beats that come one at a time need instructions that do not overlap",
+        )
         self._require(self.result_bits > 16, "result_bits are at least 17")
         self._require(self.multiplier_bits > 8, "multiplier_bits are at least 9")
         self._require(
@@ -292,6 +306,11 @@ class Geometry:
         return self.accumulator_bits + 2
 
     @property
+    def settles(self) -> bool:
+        """Whether a beat has left the post-processor before the next one enters."""
+        return self.beat_cycles > 1
+
+    @property
     def raw_planes(self) -> int:
         """Residual words that hold one beat of raw 32-bit results."""
         return 32 // self.residual_bits
@@ -386,12 +405,14 @@ PRESETS: dict[str, Geometry] = {
             threshold_levels=2,
             result_bits=20,
             multiplier_bits=16,
+            beat_cycles=24,
             overlap=False,
             error_offsets=False,
+            token_bits=3,
             count_bits=8,
             watchdog_bits=16,
             strided=False,
-            address_bits=11,
+            address_bits=10,
             dram_bits=17,
             extent_bits=6,
         ),

@@ -132,7 +132,7 @@ class Core(wiring.Component):
         m.submodules.load = load = LoadEngine(geometry)
         m.submodules.store = store = StoreEngine(geometry)
         m.submodules.compute = compute
-        m.submodules.tokens = tokens = TokenCounters()
+        m.submodules.tokens = tokens = TokenCounters(geometry)
         engines = {Engine.LOAD: load, Engine.COMPUTE: compute, Engine.STORE: store}
         in_flight = {
             Engine.LOAD: geometry.outstanding_bursts,

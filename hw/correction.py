@@ -93,7 +93,7 @@ class Correction(wiring.Component):
             m.d.sync += beta_sum.eq(Mux(array, shifted - once, 0))
             m.d.sync += alpha_shift.eq(array & fields["alpha_shift"])
         shape = signed(g.value_bits)
-        products = lane_registers(m, self.valid, "product", shape, self.products)
+        products = lane_registers(m, self.valid, "product", shape, self.products, stays=g.settles)
         with m.If(valid):
             for value, product in zip(self.values, products, strict=True):
                 m.d.sync += value.eq(Mux(alpha_shift, product << 1, product) - beta_sum)

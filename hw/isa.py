@@ -28,8 +28,6 @@ UNIT_BYTES = 32
 UNIT_BITS = 8 * UNIT_BYTES
 #: Bytes of an image's header; the program stands behind it.
 HEADER_BYTES = 2 * UNIT_BYTES
-#: Width of a token counter. One more token than it can hold is an error.
-TOKEN_BITS = 8
 
 
 class Opcode(enum.IntEnum):
@@ -414,11 +412,11 @@ def digits(bits: int) -> int:
     return (bits + 1) // 2
 
 
-def beat_steps(fields: Mapping[str, int], raw_planes: int) -> int:
+def beat_steps(fields: Mapping[str, int], geometry: Geometry) -> int:
     """Memory steps that the post-processor spends on one beat of a COMPUTE.
 
     In each step the activation memory, the output buffer and the residual memory can take one
-    word each; scattered lanes repeat the writes for every group.
+    word each; scattered lanes repeat the writes for every group. A machine may want more time.
     """
     ports = []
     for memory in ("activation", "output"):
@@ -427,8 +425,8 @@ def beat_steps(fields: Mapping[str, int], raw_planes: int) -> int:
                 digits(fields[f"code{n}_bits"]) * fields[f"code{n}_to_{memory}"] for n in (1, 2)
             )
         )  # fmt: skip
-    ports.append(raw_planes if fields["raw"] else 1)
-    return max(ports) * fields["scatter_groups"]
+    ports.append(geometry.raw_planes if fields["raw"] else 1)
+    return max(max(ports) * fields["scatter_groups"], geometry.beat_cycles)
 
 
 # Parameters: a slot holds one beat's parameters in 32 rows; a row holds one 32-bit value per lane.

@@ -2,7 +2,8 @@
 
 LOAD writes it as slots of 32 rows, each row one 32-bit value for every lane; ``isa`` lists the
 rows. Each row's fields go to memories of their own, which the stages of the post-processor read
-at the times that suit them; rows and bits that no stage uses are dropped.
+at the times that suit them; rows and bits that no stage uses are dropped. Where beats come one at a
+time, the fields of a control row share a memory, which is read with the scale.
 """
 
 from __future__ import annotations
@@ -158,18 +159,21 @@ class ParameterMemory(wiring.Component):
         per_beat = g.bus_bits // PARAMETER_BITS
         words = [beat.word_select(lane, PARAMETER_BITS) for lane in range(per_beat)]
         control = [data.View(PARAMETER_CONTROL, word[: PARAMETER_CONTROL.size]) for word in words]
-        groups = [word.group for word in control]
-        fields = [
-            ("scale", self.scale, isa.ROW_CONTROL, [word.scale for word in control]),
-            ("offset", self.offset, isa.ROW_OFFSET, words),
-            ("shift", self.shift, isa.ROW_CONTROL, [word.shift for word in control]),
-            ("valid", self.valid, isa.ROW_CONTROL, [word.valid for word in control]),
-            ("code_group", self.code_group, isa.ROW_CONTROL, groups),
-            ("residual_group", self.residual_group, isa.ROW_CONTROL, groups),
+        # What is read of the control row: name, field, port.
+        users = [
+            ("scale", "scale", self.scale),
+            ("shift", "shift", self.shift),
+            ("valid", "valid", self.valid),
+            *((f"negate{n}", f"negate{n}", port) for n, port in enumerate(self.negate, start=1)),
+            ("code_group", "group", self.code_group),
+            ("residual_group", "group", self.residual_group),
         ]
-        for tensor, read in enumerate(self.negate, start=1):
-            name = f"negate{tensor}"
-            fields.append((name, read, isa.ROW_CONTROL, [word[name] for word in control]))
+        fields = [("offset", self.offset, isa.ROW_OFFSET, words)]
+        if not g.settles:
+            fields += [
+                (name, port, isa.ROW_CONTROL, [word[field] for word in control])
+                for name, field, port in users
+            ]
         for number in range(g.lanes // per_beat):
             hit = Signal(name=f"hit_{number}")
             m.d.comb += hit.eq(enable & (part == number))
@@ -177,6 +181,9 @@ class ParameterMemory(wiring.Component):
             for name, read, field_row, values in fields:
                 here = hit & (row == field_row)
                 self._field(m, f"{name}_{number}", read, lanes, here, slot, values)
+            if g.settles:
+                here = hit & (row == isa.ROW_CONTROL)
+                self._control(m, f"control_{number}", users, lanes, here, slot, control)
             for tensor, reads in enumerate(self.thresholds):
                 for level in range(g.threshold_levels):
                     read = getattr(reads, f"level_{level}")
@@ -215,6 +222,31 @@ class ParameterMemory(wiring.Component):
         port = memory.read_port()
         m.d.comb += [port.addr.eq(read.slot), port.en.eq(read.enable)]
         m.d.comb += [word.eq(port.data[lane]) for lane, word in enumerate(read.data[lanes])]
+
+    def _control(
+        self,
+        m: Module,
+        name: str,
+        users: list[Any],
+        lanes: slice,
+        hit: Value,
+        slot: Signal,
+        values: list[Any],
+    ) -> None:
+        """One memory for the fields of the control row, which are read with the first of them."""
+        kept = {field: port.data[0].shape() for _, field, port in users}
+        shape = data.ArrayLayout(data.StructLayout(kept), len(values))
+        m.submodules[name] = memory = Memory(
+            shape=shape, depth=self.geometry.parameter_slots, init=[]
+        )
+        write = memory.write_port()
+        m.d.comb += [write.addr.eq(slot), write.en.eq(hit)]
+        for field in kept:
+            m.d.comb += [write.data[k][field].eq(value[field]) for k, value in enumerate(values)]
+        port = memory.read_port()
+        m.d.comb += [port.addr.eq(self.scale.slot), port.en.eq(self.scale.enable)]
+        for _, field, read in users:
+            m.d.comb += [word.eq(port.data[k][field]) for k, word in enumerate(read.data[lanes])]
 
     def _level(
         self,

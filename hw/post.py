@@ -20,6 +20,7 @@ from amaranth import Module, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
+from palquant.errors import GeometryError
 from palquant.hw.addresses import AddressGenerator
 from palquant.hw.affine import CONTROLS, Affine
 from palquant.hw.banks import ConfigurationBanks
@@ -58,6 +59,9 @@ class PostProcessor(wiring.Component):
     Parameters:
         geometry: Sizes of the machine.
 
+    Raises:
+        GeometryError: ``beat_cycles`` are more than 1, and fewer than a beat takes.
+
     Members:
         configuration: ``In(Configuration(geometry))``, at least a cycle before the first result.
         result: ``In(Result(geometry))``, from the array.
@@ -79,6 +83,11 @@ class PostProcessor(wiring.Component):
     LATENCY = _CODE_WRITER + CodeWriter.LATENCY
 
     def __init__(self, geometry: Geometry) -> None:
+        if 1 < geometry.beat_cycles < self.LATENCY:
+            raise GeometryError(
+                f"{geometry.name}: beat_cycles are 1, or at least the {self.LATENCY} cycles that a "
+                f"beat takes, not {geometry.beat_cycles}"
+            )
         self.geometry = geometry
         super().__init__(
             {
@@ -149,9 +158,10 @@ class PostProcessor(wiring.Component):
         ages = _CODE_WRITER - BeatSequencer.LATENCY
         early = [None] * BeatSequencer.LATENCY
         valid = early + delay_line(m, beats.beat.valid, ages, name="valid", reset=True)
-        tag = early + delay_line(m, beats.beat.tag, ages, name="tag")
-        advance = early + delay_line(m, beats.beat.advance, ages, name="advance")
-        slot = early + delay_line(m, beats.beat.slot, ages, name="slot")
+        stays = g.settles
+        tag = early + delay_line(m, beats.beat.tag, ages, name="tag", stays=stays)
+        advance = early + delay_line(m, beats.beat.advance, ages, name="advance", stays=stays)
+        slot = early + delay_line(m, beats.beat.slot, ages, name="slot", stays=stays)
         complete = delay_line(
             m,
             beats.beat.finish,

@@ -98,8 +98,9 @@ class Quantize(wiring.Component):
         m = Module()
         g = self.geometry
         valid = delay_line(m, self.valid, self.LATENCY - 1, name="valid", reset=True)
-        slot = delay_line(m, self.slot, self.LATENCY - 1, name="slot")
-        bits = delay_line(m, self.bits, self.LATENCY - 1, name="bits")
+        stays = g.settles
+        slot = delay_line(m, self.slot, self.LATENCY - 1, name="slot", stays=stays)
+        bits = delay_line(m, self.bits, self.LATENCY - 1, name="bits", stays=stays)
         m.d.comb += [self.negate.enable.eq(valid[0]), self.negate.slot.eq(slot[0])]
 
         clamps = bits[1] == CODE_BITS
@@ -108,19 +109,21 @@ class Quantize(wiring.Component):
         searches = [Signal(name=f"searches_{level}") for level in range(count)]
         for level, read in enumerate(levels):
             stage = level + self.VALUE_DELAY
-            m.d.comb += read.enable.eq(
-                valid[stage] & (bits[stage] > level) & (bits[stage] != CODE_BITS)
-            )
-            m.d.comb += read.slot.eq(slot[stage])
-            m.d.sync += searches[level].eq(read.enable)
+            wanted = (bits[stage] > level) & (bits[stage] != CODE_BITS)
+            m.d.comb += [read.enable.eq(valid[stage] & wanted), read.slot.eq(slot[stage])]
+            if stays:
+                m.d.comb += searches[level].eq(wanted)
+            else:
+                m.d.sync += searches[level].eq(read.enable)
 
-        used = delay_line(m, self.used, self.LATENCY - 1 - self.VALUE_DELAY, name="used")
+        delay = self.LATENCY - 1 - self.VALUE_DELAY
+        used = delay_line(m, self.used, delay, name="used", stays=stays)
         shape = signed(g.threshold_bits + 1)
         narrow = [value[: g.threshold_bits].as_signed() for value in self.values]
         compared = [Mux(n, -v, v) for v, n in zip(narrow, self.negate.data, strict=True)]
-        compared = lane_registers(m, valid[1], "compared_0", shape, compared)
+        compared = lane_registers(m, valid[1], "compared_0", shape, compared, stays=stays)
         codes = [Mux(clamps & ~value[-1], _clamped(value), 0) for value in self.values]
-        codes = lane_registers(m, valid[1], "code_0", CODE_BITS, codes)
+        codes = lane_registers(m, valid[1], "code_0", CODE_BITS, codes, stays=stays)
         for level in range(_STAGES):
             # The first `level` bits of a code are known, and in this stage one more. They address
             # the threshold that the next stage compares with.
@@ -142,9 +145,10 @@ class Quantize(wiring.Component):
                     port.eq(more) for port, more in zip(levels[level + 1].code, longer, strict=True)
                 ]
                 name = f"compared_{level + 1}"
-                compared = lane_registers(m, valid[stage], name, shape, compared)
+                compared = lane_registers(m, valid[stage], name, shape, compared, stays=stays)
             if level + 1 < _STAGES:
-                codes = lane_registers(m, valid[stage], f"code_{level + 1}", CODE_BITS, known)
+                name = f"code_{level + 1}"
+                codes = lane_registers(m, valid[stage], name, CODE_BITS, known, stays=stays)
             else:
                 with m.If(valid[stage]):
                     for lane, (port, code) in enumerate(zip(self.codes, known, strict=True)):

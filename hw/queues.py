@@ -53,7 +53,8 @@ class InstructionQueue(wiring.Component):
     Members:
         write: ``In(QueueWrite(geometry))``.
         read: ``Out(stream.Signature(struct(layout, geometry)))``, one cycle after the commit.
-        offset: ``Out(dram_bits)``, byte offset in the image of the instruction at ``read``.
+        offset: ``Out(dram_bits)``, byte offset in the image of the instruction at ``read``; 0
+            where errors have no offsets.
     """
 
     def __init__(self, geometry: Geometry, layout: isa.Layout) -> None:
@@ -118,5 +119,6 @@ class InstructionQueue(wiring.Component):
                 enable = self.write.enable & (self.write.beat == beat)
                 parts.append(store(f"beat{beat}", Cat(held), enable))
         m.d.comb += self.read.payload.eq(Cat(parts))
-        m.d.comb += self.offset.eq(store("offset", self.write.offset, self.write.commit))
+        if self._geometry.error_offsets:
+            m.d.comb += self.offset.eq(store("offset", self.write.offset, self.write.commit))
         return m

@@ -34,6 +34,9 @@ _PER_ENGINE = data.ArrayLayout(len(Engine), len(Engine))
 class TokenCounters(wiring.Component):
     """Six counters, one for each ordered pair of engines.
 
+    Parameters:
+        geometry: Sizes of the machine.
+
     Members:
         give: ``In(ArrayLayout(3, 3))``; ``give[a][b]`` is a strobe, a token from ``a`` to ``b``.
         take: ``In(ArrayLayout(3, 3))``; ``take[b][a]`` is a strobe, ``b`` takes a token from ``a``.
@@ -42,7 +45,8 @@ class TokenCounters(wiring.Component):
         overflow: ``Out(3)``, strobe: the engine gave more tokens than a counter can hold.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, geometry: Geometry) -> None:
+        self._geometry = geometry
         super().__init__(
             {
                 "give": In(_PER_ENGINE),
@@ -60,7 +64,9 @@ class TokenCounters(wiring.Component):
             for taker in Engine:
                 if giver is taker:
                     continue
-                count = Signal(isa.TOKEN_BITS, name=f"{giver.name}_to_{taker.name}".lower())
+                count = Signal(
+                    self._geometry.token_bits, name=f"{giver.name}_to_{taker.name}".lower()
+                )
                 given = self.give[giver][taker]
                 taken = self.take[taker][giver]
                 m.d.sync += count.eq(count + given - taken)

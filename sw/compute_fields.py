@@ -167,7 +167,7 @@ def _steps(layer: Layer, f: dict[str, int], geometry: Geometry) -> int:
         UnsupportedLayerError: More than the field holds: two code tensors of 8 bits, which both go
             to the same memory, scattered over 8 groups.
     """
-    steps = isa.beat_steps(f, geometry.raw_planes)
+    steps = isa.beat_steps(f, geometry)
     if steps > _STEPS_MAX:
         bits = " and ".join(str(code.bits) for code in layer.codes)
         raise UnsupportedLayerError(

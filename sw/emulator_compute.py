@@ -72,7 +72,7 @@ class ComputeUnit:
         window = f["kernel_rows"], f["kernel_columns"]
         if min(tile) < 1 or min(window) < 1:
             raise ExecutionError(f"empty output {tile} or window {window}")
-        expected = isa.beat_steps(f, g.raw_planes)
+        expected = isa.beat_steps(f, g)
         if f["steps"] < expected:
             raise ExecutionError(f"steps is {f['steps']}, expected at least {expected}")
         if not 1 <= f["scatter_groups"] <= 8:

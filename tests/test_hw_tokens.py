@@ -8,18 +8,17 @@ from simulation import plain, simulate, sink, source, until
 
 from palquant.hw import isa
 from palquant.hw.config import geometry
-from palquant.hw.isa import TOKEN_BITS
 from palquant.hw.registers import Stall
 from palquant.hw.tokens import Dispatcher, Engine, TokenCounters
 
 PAIRS = [(a, b) for a in Engine for b in Engine if a is not b]
 TINY = geometry("tiny")
-LIMIT = (1 << TOKEN_BITS) - 1
+LIMIT = (1 << TINY.token_bits) - 1
 
 
 @pytest.mark.parametrize("bias", [0.3, 0.5, 0.9])
 def test_counters_equal_reference(bias):
-    dut = TokenCounters()
+    dut = TokenCounters(TINY)
     rng = random.Random(bias)
     counts = Counter()
     full = Counter()
