@@ -37,6 +37,7 @@ _LIMITS = frozenset(
         "address_bits",
         "dram_bits",
         "extent_bits",
+        "stride_bits",
     }
 )
 
@@ -95,6 +96,7 @@ class Geometry:
             machine holds them; address arithmetic wraps at this width. At most 20.
         dram_bits: Byte addresses and offsets on the bus, likewise. At most 32.
         extent_bits: Rows, columns and chunks, likewise: 4 to 12.
+        stride_bits: Rows and columns between windows, likewise. At most 4.
 
     Raises:
         GeometryError: A parameter is out of range or contradicts another.
@@ -136,6 +138,7 @@ class Geometry:
     address_bits: int = 20
     dram_bits: int = 32
     extent_bits: int = 12
+    stride_bits: int = 4
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
@@ -180,6 +183,7 @@ class Geometry:
             ("address_bits", 20),
             ("dram_bits", 32),
             ("extent_bits", 12),
+            ("stride_bits", 4),
             ("code_tensors", 2),
             ("threshold_levels", 4),
             ("result_bits", 32),
@@ -414,7 +418,8 @@ PRESETS: dict[str, Geometry] = {
             strided=False,
             address_bits=10,
             dram_bits=17,
-            extent_bits=6,
+            extent_bits=5,
+            stride_bits=2,
         ),
         # The benchmark: 1024 two-bit MACs per cycle, block RAM of an ECP5-85F.
         Geometry(

@@ -130,7 +130,11 @@ class FetchUnit(wiring.Component):
         opcode = Signal.like(decoder.opcode)
         m.d.comb += [
             self.outstanding.eq(prefetch.outstanding),
+            header.clear.eq(self.start),
             header.beat.eq(beat.payload),
+            regions.image_bytes.eq(header.fields.image_bytes),
+            regions.input_bytes.eq(header.fields.input_bytes),
+            regions.output_bytes.eq(header.fields.output_bytes),
             header.index.eq(index),
             decoder.data.eq(beat.payload.data),
             decoder.index.eq(index),
@@ -159,6 +163,14 @@ class FetchUnit(wiring.Component):
         length = Signal(dram_bits)
         before_end = Signal()
         m.d.comb += [prefetch.start.eq(start), prefetch.beats.eq(length[byte_bits:])]
+        stretch = [
+            start.eq(regions.image + self.offset),
+            end.eq(regions.image + regions.image_bytes),
+            length.eq(regions.image_bytes - self.offset),
+            before_end.eq(self.offset < regions.image_bytes),
+        ]
+        if not self._geometry.overlap:
+            m.d.comb += stretch
 
         input_stride = Signal.like(self.settings.input_stride)
         output_stride = Signal.like(self.settings.output_stride)
@@ -176,7 +188,6 @@ class FetchUnit(wiring.Component):
                     regions.image.eq(self.settings.image_address),
                     regions.input.eq(self.settings.input_address),
                     regions.output.eq(self.settings.output_address),
-                    regions.image_bytes.eq(isa.HEADER_BYTES),
                     input_stride.eq(self.settings.input_stride),
                     output_stride.eq(self.settings.output_stride),
                     images_left.eq(self.settings.image_count),
@@ -189,13 +200,9 @@ class FetchUnit(wiring.Component):
 
             with m.State("LOCATE"):
                 m.d.comb += self.stall.eq(Stall.RUNNING)
-                m.d.sync += [
-                    start.eq(regions.image + self.offset),
-                    end.eq(regions.image + regions.image_bytes),
-                    length.eq(regions.image_bytes - self.offset),
-                    before_end.eq(self.offset < regions.image_bytes),
-                    index.eq(0),
-                ]
+                m.d.sync += index.eq(0)
+                if self._geometry.overlap:
+                    m.d.sync += stretch
                 m.next = "BEGIN"
 
             with m.State("BEGIN"):
@@ -227,9 +234,6 @@ class FetchUnit(wiring.Component):
                 m.d.comb += self.stall.eq(Stall.RUNNING)
                 m.d.sync += [
                     checked.eq(1),
-                    regions.image_bytes.eq(header.fields.image_bytes),
-                    regions.input_bytes.eq(header.fields.input_bytes),
-                    regions.output_bytes.eq(header.fields.output_bytes),
                     self.offset.eq(header.fields.program_offset),
                 ]
                 with m.If(header.verdict != ErrorCode.NONE):

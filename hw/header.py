@@ -20,6 +20,7 @@ class HeaderReader(wiring.Component):
         geometry: Sizes of the machine.
 
     Members:
+        clear: ``In(1)``. The header is not known: until its size comes, the image is the header.
         enable: ``In(1)``. Take the beat.
         index: ``In(5)``, the beat's number in the header.
         beat: ``In(read_beat(geometry))``.
@@ -37,6 +38,7 @@ class HeaderReader(wiring.Component):
         )
         super().__init__(
             {
+                "clear": In(1),
                 "enable": In(1),
                 "index": In(BEAT_BITS),
                 "beat": In(read_beat(geometry)),
@@ -80,6 +82,9 @@ class HeaderReader(wiring.Component):
                         if held < item.bits:
                             with m.If(part[held:].any()):
                                 m.d.sync += too_large.eq(1)
+
+        with m.If(self.clear):
+            m.d.sync += self.fields.image_bytes.eq(isa.HEADER_BYTES)
 
         with m.If(failed):
             m.d.comb += self.verdict.eq(ErrorCode.READ_RESPONSE)

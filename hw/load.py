@@ -93,7 +93,6 @@ class LoadEngine(wiring.Component):
         connect(m, walker.rows, splitter.i)
 
         # Addresses go out while bursts may be in flight; what they are for goes to a queue.
-        m.submodules.pending = pending = SyncFIFO(width=layout.size, depth=limit)
         in_flight = Signal(range(limit + 1))
         burst = splitter.o.payload
         asked = self.address.valid & self.address.ready
@@ -102,9 +101,8 @@ class LoadEngine(wiring.Component):
             self.address.payload.address.eq(burst.address),
             self.address.payload.length.eq(burst.length),
             splitter.o.ready.eq(self.address.ready & (in_flight != limit)),
-            pending.w_en.eq(asked),
         ]
-        entry = data.View(layout, pending.w_data)
+        entry = Signal(layout)
         m.d.comb += [entry[name].eq(burst[name]) for name, _ in layout]
 
         # Data goes where the oldest burst in flight wants it.
@@ -118,12 +116,23 @@ class LoadEngine(wiring.Component):
             self.write.address.eq(current.local),
             self.write.data.eq(self.data.payload.data),
             self.data.ready.eq(receiving & (self.write.ready | self.halt)),
-            pending.r_en.eq(~receiving | (accepted & final)),
         ]
         with m.If(accepted):
             m.d.sync += [current.local.eq(current.local + 1), current.length.eq(current.length - 1)]
-        with m.If(pending.r_en):
-            m.d.sync += [current.eq(pending.r_data), receiving.eq(pending.r_rdy)]
+        if limit == 1:
+            with m.If(asked):
+                m.d.sync += [current.eq(entry), receiving.eq(1)]
+            with m.Elif(accepted & final):
+                m.d.sync += receiving.eq(0)
+        else:
+            m.submodules.pending = pending = SyncFIFO(width=layout.size, depth=limit)
+            m.d.comb += [
+                pending.w_en.eq(asked),
+                pending.w_data.eq(entry),
+                pending.r_en.eq(~receiving | (accepted & final)),
+            ]
+            with m.If(pending.r_en):
+                m.d.sync += [current.eq(pending.r_data), receiving.eq(pending.r_rdy)]
         m.d.sync += in_flight.eq(in_flight + asked - (accepted & final))
 
         failed = accepted & (self.data.payload.error | (self.data.payload.last != final))

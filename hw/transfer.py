@@ -116,21 +116,26 @@ class RowWalker(wiring.Component):
         return self._bases
 
     def elaborate(self, platform: object) -> Module:
-        """Three stages: where the row lies, where it ends, whether that is allowed."""
+        """Three stages: where the row lies, where it ends, whether that is allowed.
+
+        Where nothing moves, there is one row of one instruction at a time, and they are one stage.
+        """
         m = Module()
-        byte_bits = self._geometry.bus_bytes.bit_length() - 1
         g = self._geometry
+        byte_bits = g.bus_bytes.bit_length() - 1
         dram_bits, address_bits = g.dram_bits, g.address_bits
 
         # First stage: the row's offsets. Their top bit says that they wrapped around.
         transfer = self.instruction.payload  # which stays where instructions do not overlap
-        if self._geometry.overlap:
-            transfer = Signal(struct(isa.TRANSFER, self._geometry))
+        if g.overlap:
+            transfer = Signal(struct(isa.TRANSFER, g))
         active = Signal()
         left = Signal.like(transfer.rows)
         offset: Any = transfer.dram_offset
         local: Any = transfer.address
-        if g.strided or g.overlap:
+        # Otherwise there is one row, all of it in the instruction: nothing is kept in registers.
+        moves = g.strided or g.overlap
+        if moves:
             offset, local = Signal(dram_bits + 1), Signal(address_bits + 1)
 
         # Second stage: the row's ends.
@@ -155,39 +160,46 @@ class RowWalker(wiring.Component):
         region = self._of_base(transfer.base, "")
         size = self._of_base(transfer.base, "_bytes")
         row_bytes = transfer.row_beats << byte_bits
-        with m.If(placed_free & ~stopped):
-            m.d.sync += [
-                placed.eq(active),
-                row.beats.eq(transfer.row_beats),
-                row.memory.eq(transfer.memory),
-                row.local.eq(local),
-                row.last.eq(left == 1),
-                start.eq(region + offset),
-                region_end.eq(offset + row_bytes),
-                local_end.eq(local + transfer.row_beats),
-                region_bytes.eq(size),
-                illegal.eq((transfer.rows == 0) | (transfer.row_beats == 0)),
-                unusable.eq(
-                    ~self._one_of(transfer.memory, self._memories)
-                    | ~self._one_of(transfer.base, self._bases)
-                    | transfer.dram_stride[:byte_bits].any()
-                ),
-                left.eq(left - 1),
-            ]
-            if g.strided:
-                m.d.sync += [
-                    offset.eq(offset + transfer.dram_stride),
-                    local.eq(local + transfer.stride),
-                ]
-            with m.If(active & (left <= 1)):
-                m.d.sync += active.eq(0)
+        placing = [
+            placed.eq(active),
+            row.beats.eq(transfer.row_beats),
+            row.memory.eq(transfer.memory),
+            row.local.eq(local),
+            row.last.eq((left == 1) if moves else 1),
+            start.eq(region + offset),
+            region_end.eq(offset + row_bytes),
+            local_end.eq(local + transfer.row_beats),
+            region_bytes.eq(size),
+            illegal.eq((transfer.rows == 0) | (transfer.row_beats == 0)),
+            unusable.eq(
+                ~self._one_of(transfer.memory, self._memories)
+                | ~self._one_of(transfer.base, self._bases)
+                | transfer.dram_stride[:byte_bits].any()
+            ),
+        ]
+        if moves:
+            with m.If(placed_free & ~stopped):
+                m.d.sync += [*placing, left.eq(left - 1)]
+                if g.strided:
+                    m.d.sync += [
+                        offset.eq(offset + transfer.dram_stride),
+                        local.eq(local + transfer.stride),
+                    ]
+                with m.If(active & (left <= 1)):
+                    m.d.sync += active.eq(0)
+        else:
+            m.d.comb += placing
         with m.If(self.instruction.ready & self.instruction.valid):
             taken = self.instruction.payload
-            if self._geometry.overlap:
+            m.d.sync += active.eq(1)
+            if g.overlap:
                 m.d.sync += transfer.eq(taken)
-            m.d.sync += [active.eq(1), left.eq(taken.rows)]
-            if g.strided or g.overlap:
-                m.d.sync += [offset.eq(taken.dram_offset), local.eq(taken.address)]
+            if moves:
+                m.d.sync += [
+                    left.eq(taken.rows),
+                    offset.eq(taken.dram_offset),
+                    local.eq(taken.address),
+                ]
 
         # Third stage: the verdict.
         limit = Signal(range(max(self._limits().values()) + 1))
@@ -208,16 +220,26 @@ class RowWalker(wiring.Component):
                 | (local_end > limit)
             ),
         ]
-        with m.If(out_free & ~stopped):
-            m.d.sync += [
-                self.rows.valid.eq(placed & ~illegal & ~outside),
-                self.rows.payload.eq(row),
-                self.rows.payload.address.eq(start),
-                self.fault.valid.eq(placed & (illegal | outside)),
-                self.fault.code.eq(Mux(illegal, ErrorCode.OPCODE, ErrorCode.ADDRESS)),
-            ]
-        with m.Elif(self.rows.ready):
-            m.d.sync += self.rows.valid.eq(0)
+        good = [
+            self.rows.valid.eq(placed & ~illegal & ~outside),
+            self.rows.payload.eq(row),
+            self.rows.payload.address.eq(start),
+        ]
+        bad = [
+            self.fault.valid.eq(placed & (illegal | outside)),
+            self.fault.code.eq(Mux(illegal, ErrorCode.OPCODE, ErrorCode.ADDRESS)),
+        ]
+        if moves:
+            with m.If(out_free & ~stopped):
+                m.d.sync += [*good, *bad]
+            with m.Elif(self.rows.ready):
+                m.d.sync += self.rows.valid.eq(0)
+        else:
+            m.d.comb += good
+            with m.If(~stopped):
+                m.d.sync += bad
+            with m.If(self.rows.valid & self.rows.ready):
+                m.d.sync += active.eq(0)
         return m
 
     def _of_base(self, base: Value, suffix: str) -> Value:
