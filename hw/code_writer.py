@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth import Cat, Module, Mux, Signal, Value
+from amaranth import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -35,8 +35,12 @@ _FIELDS = (
 )
 
 
-def lanes_of_group(scatter_groups: Value, group: Value, lane_groups: Any) -> Value:
+def lanes_of_group(
+    geometry: Geometry, scatter_groups: Value, group: Value, lane_groups: Any
+) -> Value:
     """A mask of the lanes that are written for ``group``: all, if lanes are not scattered."""
+    if not geometry.scatter:
+        return Const(-1, geometry.lanes)
     together = scatter_groups == 1
     return Cat(together | (lane_group == group) for lane_group in lane_groups)
 
@@ -193,7 +197,9 @@ class CodeWriter(wiring.Component):
             positions.append(position)
 
         lanes = Signal(self.geometry.lanes)
-        m.d.comb += lanes.eq(lanes_of_group(fields["scatter_groups"], now_group, self.group.data))
+        m.d.comb += lanes.eq(
+            lanes_of_group(self.geometry, fields["scatter_groups"], now_group, self.group.data)
+        )
         done = []
         for memory in _MEMORIES:
             port = getattr(self, memory)

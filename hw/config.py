@@ -30,6 +30,7 @@ _LIMITS = frozenset(
     {
         "token_bits",
         "code_tensors",
+        "scatter",
         "threshold_levels",
         "result_bits",
         "beat_cycles",
@@ -71,11 +72,14 @@ class Geometry:
         queue_depth: Instructions that each engine's queue holds.
         burst_beats: Longest AXI4 burst; a power of two, at most 256 and 4096 bytes.
         outstanding_bursts: Read bursts in flight at most.
+        prefetch_units: Instruction units that are read ahead at most; a power of two. 32 give a
+            unit every 2 cycles where the memory answers after 50.
         counters: Whether performance counters exist.
         array_registers: Registers between the array's operands and its accumulators: each costs a
             cycle where a COMPUTE waits for the one before it, and area, and lets the clock run
             faster.
         code_tensors: Tensors of codes that a COMPUTE can write: 1 or 2.
+        scatter: Whether the lanes of a beat can be spread over groups.
         threshold_levels: Bits of the widest code that is found by thresholds, at most 4.
         result_bits: Raw results, signed, before they are stored with their sign in 32 bits. 17 to
             32; the value path keeps all its bits in any case.
@@ -89,7 +93,8 @@ class Geometry:
         error_offsets: Whether an error names the instruction at fault; where not, ERROR_ADDRESS
             reads as 0.
         token_bits: Tokens of a counter. At most 8.
-        count_bits: Images of one doorbell, as registers count them. At most 32.
+        count_bits: Images of one doorbell, as registers count them. At most 32. With 1 there is one
+            image a doorbell, and no strides; settings must then not change during a run.
         watchdog_bits: Cycles without progress, likewise. At most 32.
         strided: Whether a LOAD or STORE can move several rows.
         address_bits: Addresses on chip, in words and in beats, and the steps between them, as the
@@ -122,9 +127,11 @@ class Geometry:
     queue_depth: int = 4
     burst_beats: int = 32
     outstanding_bursts: int = 8
+    prefetch_units: int = 32
     counters: bool = True
     array_registers: int = 3
     code_tensors: int = 2
+    scatter: bool = True
     threshold_levels: int = 4
     result_bits: int = 32
     multiplier_bits: int = 18
@@ -146,7 +153,7 @@ class Geometry:
             if item.type == "int" and (not isinstance(value, int) or value < 1):
                 raise GeometryError(f"{self.name}: {item.name} must be a positive integer, "
                                     f"not {value!r}")  # fmt: skip
-        for label in ("tin", "tout", "lanes", "burst_beats", "queue_depth"):
+        for label in ("tin", "tout", "lanes", "burst_beats", "queue_depth", "prefetch_units"):
             if not _is_power_of_two(getattr(self, label)):
                 raise GeometryError(f"{self.name}: {label} must be a power of two, "
                                     f"not {getattr(self, label)}")  # fmt: skip
@@ -270,6 +277,26 @@ class Geometry:
         return max(1, self.bus_bits // self.residual_bits_per_word)
 
     @property
+    def repeats(self) -> bool:
+        """Whether a doorbell can run several images."""
+        return self.count_bits > 1
+
+    @property
+    def scatter_bits(self) -> int:
+        """Bits that are held of the number of groups that lanes are spread over."""
+        return 4 if self.scatter else 1
+
+    @property
+    def group_stride_bits(self) -> int:
+        """Bits that are held of the distance between groups of lanes."""
+        return self.address_bits if self.scatter else 0
+
+    @property
+    def second_group_stride_bits(self) -> int:
+        """The same, for a second code tensor."""
+        return min(self.group_stride_bits, self.second_code_bits)
+
+    @property
     def row_bits(self) -> int:
         """Bits that are held of the number of a transfer's rows."""
         return self.address_bits if self.strided else 1
@@ -333,7 +360,14 @@ class Geometry:
         left out, and so are limits that the instruction set has anyway.
         """
         skipped = {"name", "counters", "burst_beats", "outstanding_bursts", "array_registers"}
-        skipped |= {"multiplier_bits", "overlap", "error_offsets", "count_bits", "watchdog_bits"}
+        skipped |= {
+            "prefetch_units",
+            "multiplier_bits",
+            "overlap",
+            "error_offsets",
+            "count_bits",
+            "watchdog_bits",
+        }
         skipped |= {
             item.name
             for item in dataclasses.fields(self)
@@ -403,6 +437,7 @@ PRESETS: dict[str, Geometry] = {
             queue_depth=1,
             burst_beats=8,
             outstanding_bursts=1,
+            prefetch_units=4,
             counters=False,
             array_registers=1,
             code_tensors=1,
@@ -413,13 +448,14 @@ PRESETS: dict[str, Geometry] = {
             overlap=False,
             error_offsets=False,
             token_bits=3,
-            count_bits=8,
-            watchdog_bits=16,
+            count_bits=1,
+            watchdog_bits=9,
+            scatter=False,
             strided=False,
             address_bits=10,
             dram_bits=17,
             extent_bits=5,
-            stride_bits=2,
+            stride_bits=3,
         ),
         # The benchmark: 1024 two-bit MACs per cycle, block RAM of an ECP5-85F.
         Geometry(

@@ -35,16 +35,12 @@ class Settings(wiring.Signature):
     """
 
     def __init__(self, geometry: Geometry) -> None:
-        names = (
-            "image_address",
-            "input_address",
-            "output_address",
-            "input_stride",
-            "output_stride",
-        )
+        places = ("image_address", "input_address", "output_address")
+        strides = ("input_stride", "output_stride")
         super().__init__(
             {
-                **{name: Out(geometry.dram_bits) for name in names},
+                **dict.fromkeys(places, Out(geometry.dram_bits)),
+                **dict.fromkeys(strides, Out(geometry.dram_bits if geometry.repeats else 0)),
                 "image_count": Out(geometry.count_bits),
             }
         )
@@ -172,8 +168,16 @@ class FetchUnit(wiring.Component):
         if not self._geometry.overlap:
             m.d.comb += stretch
 
+        repeats = self._geometry.repeats
         input_stride = Signal.like(self.settings.input_stride)
         output_stride = Signal.like(self.settings.output_stride)
+        places = [
+            regions.image.eq(self.settings.image_address),
+            regions.input.eq(self.settings.input_address),
+            regions.output.eq(self.settings.output_address),
+        ]
+        if not repeats:
+            m.d.comb += places
         images_left = Signal.like(self.settings.image_count)
         checked = Signal()  # the header was read
         ending = Signal()  # END was read, its image is not counted yet
@@ -184,10 +188,9 @@ class FetchUnit(wiring.Component):
 
         with m.FSM():
             with m.State("IDLE"), m.If(self.start):
+                if repeats:
+                    m.d.sync += places
                 m.d.sync += [
-                    regions.image.eq(self.settings.image_address),
-                    regions.input.eq(self.settings.input_address),
-                    regions.output.eq(self.settings.output_address),
                     input_stride.eq(self.settings.input_stride),
                     output_stride.eq(self.settings.output_stride),
                     images_left.eq(self.settings.image_count),
@@ -284,11 +287,11 @@ class FetchUnit(wiring.Component):
                 m.d.comb += [prefetch.flush.eq(1), self.stall.eq(Stall.DATA)]
                 m.d.sync += ending.eq(1)
                 with m.If(prefetch.empty):
-                    with m.If(images_left == 1):
-                        m.next = "WAIT"
-                    with m.Else():
-                        m.d.sync += self.offset.eq(header.fields.body_offset)
-                        m.next = "LOCATE"
+                    m.next = "WAIT"
+                    if repeats:
+                        with m.If(images_left != 1):
+                            m.d.sync += self.offset.eq(header.fields.body_offset)
+                            m.next = "LOCATE"
 
             with m.State("WAIT"):
                 m.d.comb += self.stall.eq(Stall.DRAIN)
@@ -299,10 +302,13 @@ class FetchUnit(wiring.Component):
                             ending.eq(0),
                             images_left.eq(images_left - 1),
                             self.images_done.eq(self.images_done + 1),
-                            regions.input.eq(regions.input + input_stride),
-                            regions.output.eq(regions.output + output_stride),
                         ]
-                        with m.If(images_left == 1):
+                        if repeats:
+                            m.d.sync += [
+                                regions.input.eq(regions.input + input_stride),
+                                regions.output.eq(regions.output + output_stride),
+                            ]
+                        with m.If(images_left == 1 if repeats else 1):
                             m.d.comb += self.done.eq(1)
                             m.next = "IDLE"
 

@@ -280,10 +280,13 @@ def _code_fields(number: int) -> tuple[Field, ...]:
         _address("output_address", "Output-buffer word of the first result."),
         _address("row_stride", "Words between output rows, in both memories."),
         _address("pixel_stride", "Words between output pixels, in both memories.", 16),
-        _address("group_stride", "Words between groups, for scattered lanes.", 12),
     )
-    limit = {"limit": "second_code_bits"} if number == 2 else {}
-    return tuple(replace(item, name=f"code{number}_{item.name}", **limit) for item in fields)
+    stride = Field("group_stride", 12, "Words between groups, for scattered lanes.",
+                   limit="group_stride_bits")  # fmt: skip
+    if number == 2:
+        fields = tuple(replace(item, limit="second_code_bits") for item in fields)
+        stride = replace(stride, limit="second_group_stride_bits")
+    return tuple(replace(item, name=f"code{number}_{item.name}") for item in (*fields, stride))
 
 
 COMPUTE = Layout(
@@ -343,7 +346,8 @@ COMPUTE = Layout(
         Field("raw", 1, "The affine's 32-bit result, unsaturated, is what residual_out writes."),
         # Where results go
         Field("steps", 6, "Memory steps of one beat, at least isa.beat_steps."),
-        Field("scatter_groups", 4, "Groups that lanes are spread over: 1, or 2 to 8."),
+        Field("scatter_groups", 4, "Groups that lanes are spread over: 1, or 2 to 8.",
+              limit="scatter_bits"),
         Field("first_lane", 8, "Lane of its word that the first result's lane 0 goes to."),
         *_code_fields(1),
         *_code_fields(2),
@@ -351,7 +355,8 @@ COMPUTE = Layout(
         _address("residual_out_address", "Residual word of the first result."),
         _address("residual_out_row_stride", "Words between output rows."),
         _address("residual_out_pixel_stride", "Words between output pixels.", 16),
-        _address("residual_out_group_stride", "Words between groups, for scattered lanes.", 12),
+        Field("residual_out_group_stride", 12, "Words between groups, for scattered lanes.",
+              limit="group_stride_bits"),
         _address("residual_in_address", "Residual word added to the first result."),
         _address("residual_in_row_stride", "Words between output rows."),
         _address("residual_in_pixel_stride", "Words between output pixels.", 16),

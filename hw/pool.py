@@ -70,6 +70,8 @@ class PoolingUnit(wiring.Component):
         g = self.geometry
         controls = delay_line(m, self.control, self.LATENCY - 1, name="control", reset=True)
         arrived, reducing, complete = controls[1:]
+        if g.settles:  # the next window's words come when this one's beat is gone
+            reducing = arrived
         padding = Signal()
         identity = Signal(signed(g.residual_bits))
         m.d.sync += padding.eq(self.padding)
@@ -82,8 +84,12 @@ class PoolingUnit(wiring.Component):
             tap = Signal(signed(g.residual_bits), name=f"tap{lane}", reset_less=True)
             reduced = Signal(signed(g.pool_bits), name=f"reduced{lane}", reset_less=True)
             value = Signal(signed(g.pool_bits), name=f"value{lane}", reset_less=True)
-            with m.If(arrived.valid):
-                m.d.sync += tap.eq(Mux(padding, identity, self.read.data[lane]))
+            word = tap.eq(Mux(padding, identity, self.read.data[lane]))
+            if g.settles:
+                m.d.comb += word
+            else:
+                with m.If(arrived.valid):
+                    m.d.sync += word
             with m.If(reducing.valid):
                 with m.If(reducing.clear):
                     m.d.sync += reduced.eq(tap)
@@ -91,8 +97,11 @@ class PoolingUnit(wiring.Component):
                     m.d.sync += reduced.eq(reduced + tap)
                 with m.Elif(tap > reduced):
                     m.d.sync += reduced.eq(tap)
-            with m.If(complete.valid & complete.emit):
-                m.d.sync += value.eq(reduced)
+            if g.settles:
+                m.d.comb += value.eq(reduced)
+            else:
+                with m.If(complete.valid & complete.emit):
+                    m.d.sync += value.eq(reduced)
             m.d.comb += self.pooled.values[lane].eq(value)
         m.d.sync += [
             self.pooled.valid.eq(complete.valid & complete.emit),

@@ -11,8 +11,6 @@ from palquant.hw import isa
 from palquant.hw.axi import read_beat, request
 from palquant.hw.config import Geometry
 
-#: Instruction units that are read ahead at most: at a latency of 50 cycles, a unit every 2 cycles.
-BUFFER_UNITS = 32
 #: Instruction units that are read at once, if bursts may be that long.
 BURST_UNITS = 4
 
@@ -67,7 +65,7 @@ class Prefetch(wiring.Component):
     @property
     def depth(self) -> int:
         """Beats that are read ahead at most."""
-        return BUFFER_UNITS * isa.UNIT_BITS // self._geometry.bus_bits
+        return self._geometry.prefetch_units * isa.UNIT_BITS // self._geometry.bus_bits
 
     @property
     def burst_beats(self) -> int:

@@ -121,7 +121,7 @@ class ResidualWriter(wiring.Component):
             m.d.sync += self.residual.address.eq(
                 Mux(begins, generator.address, self.residual.address) + Mux(begins, 0, further)
             )
-            lanes = lanes_of_group(fields["scatter_groups"], now, self.group.data)
+            lanes = lanes_of_group(self.geometry, fields["scatter_groups"], now, self.group.data)
             m.d.sync += self.residual.mask.eq(lanes)
             extended = [Signal(signed(32), name=f"raw_{lane}") for lane in range(g.lanes)]
             for lane, value in enumerate(self.values):

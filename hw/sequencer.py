@@ -95,7 +95,9 @@ class Sequencer(wiring.Component):
             self.configuration.tag.eq(tag),
         ]
         paced = self._elaborate_pace(m, f, pooling, issue & loops.emit)
-        self._elaborate_states(m, f, tag, load, issue, ready=~loops.emit | paced, loops=loops)
+        # Where beats settle, their sums stay in the array until they are gone.
+        ready = paced if self.geometry.settles else ~loops.emit | paced
+        self._elaborate_states(m, f, tag, load, issue, ready=ready, loops=loops)
         self._elaborate_controls(m, f, tag, pooling, load, issue, loops)
         self._elaborate_padding(m, f, load, issue, loops, walk)
         return m

@@ -32,7 +32,8 @@ def held_bits(geometry: Geometry) -> dict[str, int]:
     addresses = ("image_address", "input_address", "output_address")
     strides = ("input_stride", "output_stride")
     return {
-        **dict.fromkeys((*addresses, *strides), geometry.dram_bits),
+        **dict.fromkeys(addresses, geometry.dram_bits),
+        **dict.fromkeys(strides, geometry.dram_bits if geometry.repeats else 0),
         "image_count": geometry.count_bits,
         "watchdog_limit": geometry.watchdog_bits,
     }
