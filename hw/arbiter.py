@@ -20,10 +20,11 @@ class ReadSource(enum.IntEnum):
 
 
 class RegisterSlice(wiring.Component):
-    """Passes a stream on at full rate, with registers in ``valid``, payload and ``ready``.
+    """Passes a stream on with registers in ``valid``, payload and ``ready``.
 
     Parameters:
         shape: Shape of the payload.
+        full: Whether at full rate; otherwise every second cycle, with half of the registers.
 
     Members:
         i: ``In(stream.Signature(shape))``.
@@ -32,9 +33,10 @@ class RegisterSlice(wiring.Component):
 
     LATENCY = 1
 
-    def __init__(self, shape: ShapeLike) -> None:
+    def __init__(self, shape: ShapeLike, *, full: bool = True) -> None:
         super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
         self._shape = shape
+        self._full = full
 
     @property
     def shape(self) -> ShapeLike:
@@ -42,8 +44,15 @@ class RegisterSlice(wiring.Component):
         return self._shape
 
     def elaborate(self, platform: object) -> Module:
-        """Two places: what goes out, and a spare for what comes when that has to wait."""
+        """A place for what goes out, and a spare one for what comes when that has to wait."""
         m = Module()
+        if not self._full:
+            m.d.comb += self.i.ready.eq(~self.o.valid)
+            with m.If(self.o.valid & self.o.ready):
+                m.d.sync += self.o.valid.eq(0)
+            with m.Elif(self.i.valid & self.i.ready):
+                m.d.sync += [self.o.payload.eq(self.i.payload), self.o.valid.eq(1)]
+            return m
         spare = Signal(self._shape)
         spare_valid = Signal()
         m.d.comb += self.i.ready.eq(~spare_valid)
@@ -142,7 +151,7 @@ class ReadArbiter(wiring.Component):
             ]
 
         received = data.StructLayout({"id": ID_BITS, "beat": read_beat(self._geometry)})
-        m.submodules.slice = slice_ = RegisterSlice(received)
+        m.submodules.slice = slice_ = RegisterSlice(received, full=self._geometry.overlap)
         m.d.comb += [
             slice_.i.valid.eq(bus.rvalid),
             bus.rready.eq(slice_.i.ready),

@@ -173,12 +173,14 @@ class CodeWriter(wiring.Component):
         begins = Signal()
         group_done = Signal()
         beat_done = Signal()
-        m.d.comb += [
-            works.eq(valid | busy),
-            begins.eq(valid | opens),
-            now_group.eq(Mux(valid, 0, group)),
-            beat_done.eq(group_done & (now_group + 1 == fields["scatter_groups"])),
-        ]
+        m.d.comb += [works.eq(valid | busy), begins.eq(valid | opens)]
+        if self.geometry.scatter:
+            m.d.comb += [
+                now_group.eq(Mux(valid, 0, group)),
+                beat_done.eq(group_done & (now_group + 1 == fields["scatter_groups"])),
+            ]
+        else:
+            m.d.comb += beat_done.eq(group_done)
         m.d.sync += self.overrun.eq(valid & busy)
         with m.If(works):
             m.d.sync += [

@@ -30,6 +30,8 @@ _LIMITS = frozenset(
     {
         "token_bits",
         "code_tensors",
+        "additions",
+        "weight_digits",
         "scatter",
         "threshold_levels",
         "result_bits",
@@ -79,6 +81,8 @@ class Geometry:
             cycle where a COMPUTE waits for the one before it, and area, and lets the clock run
             faster.
         code_tensors: Tensors of codes that a COMPUTE can write: 1 or 2.
+        additions: Whether residuals can be added.
+        weight_digits: Base-4 digits of a weight, at most: 4, or 1.
         scatter: Whether the lanes of a beat can be spread over groups.
         threshold_levels: Bits of the widest code that is found by thresholds, at most 4.
         result_bits: Raw results, signed, before they are stored with their sign in 32 bits. 17 to
@@ -90,8 +94,9 @@ class Geometry:
         overlap: Whether an engine begins an instruction before the one before it is complete. Where
             not, an instruction stays in its queue, which holds one, until it is complete, and no
             other register holds its fields.
-        error_offsets: Whether an error names the instruction at fault; where not, ERROR_ADDRESS
-            reads as 0.
+        diagnosis: Whether an error names the instruction at fault, and STALL says what each unit
+            waits for; where not, ERROR_ADDRESS and STALL read as 0.
+        checks: Whether values that the machine does not hold are errors; where not, they are cut.
         token_bits: Tokens of a counter. At most 8.
         count_bits: Images of one doorbell, as registers count them. At most 32. With 1 there is one
             image a doorbell, and no strides; settings must then not change during a run.
@@ -131,13 +136,16 @@ class Geometry:
     counters: bool = True
     array_registers: int = 3
     code_tensors: int = 2
+    additions: bool = True
+    weight_digits: int = 4
     scatter: bool = True
     threshold_levels: int = 4
     result_bits: int = 32
     multiplier_bits: int = 18
     beat_cycles: int = 1
     overlap: bool = True
-    error_offsets: bool = True
+    diagnosis: bool = True
+    checks: bool = True
     token_bits: int = 8
     count_bits: int = 32
     watchdog_bits: int = 32
@@ -204,6 +212,7 @@ class Geometry:
             self.beat_cycles == 1 or not self.overlap,
             "beats that come one at a time need instructions that do not overlap",
         )
+        self._require(self.weight_digits in (1, 4), "weight_digits must be 1 or 4")
         self._require(self.result_bits > 16, "result_bits are at least 17")
         self._require(self.multiplier_bits > 8, "multiplier_bits are at least 9")
         self._require(
@@ -280,6 +289,21 @@ class Geometry:
     def repeats(self) -> bool:
         """Whether a doorbell can run several images."""
         return self.count_bits > 1
+
+    @property
+    def addition_bits(self) -> int:
+        """Bits that are held of what concerns the addition of residuals, at most."""
+        return self.address_bits if self.additions else 0
+
+    @property
+    def weight_digit_bits(self) -> int:
+        """Bits that are held of a number of weight digits."""
+        return self.weight_digits.bit_length()
+
+    @property
+    def weight_plane_bits(self) -> int:
+        """Bits that are held of the distance between the digits of a weight."""
+        return self.address_bits if self.weight_digits > 1 else 0
 
     @property
     def scatter_bits(self) -> int:
@@ -362,9 +386,10 @@ class Geometry:
         skipped = {"name", "counters", "burst_beats", "outstanding_bursts", "array_registers"}
         skipped |= {
             "prefetch_units",
+            "checks",
             "multiplier_bits",
             "overlap",
-            "error_offsets",
+            "diagnosis",
             "count_bits",
             "watchdog_bits",
         }
@@ -420,39 +445,42 @@ PRESETS: dict[str, Geometry] = {
         # iCEBreaker: an iCE40UP5K of 5280 logic cells, as narrow as small networks allow.
         Geometry(
             name="icebreaker",
-            tin=8,
+            tin=4,
             tout=4,
             lanes=1,
             bus_bits=32,
-            accumulator_bits=18,
+            accumulator_bits=16,
             activation_sum_bits=14,
-            threshold_bits=16,
+            threshold_bits=15,
             residual_bits=16,
             weight_words=512,
             activation_words=512,
             output_words=512,
             residual_words=512,
             parameter_slots=8,
-            pool_bits=20,
+            pool_bits=18,
             queue_depth=1,
             burst_beats=8,
             outstanding_bursts=1,
-            prefetch_units=4,
+            prefetch_units=2,
             counters=False,
             array_registers=1,
             code_tensors=1,
             threshold_levels=2,
-            result_bits=20,
+            result_bits=18,
             multiplier_bits=16,
             beat_cycles=24,
             overlap=False,
-            error_offsets=False,
+            diagnosis=False,
+            checks=False,
             token_bits=3,
             count_bits=1,
             watchdog_bits=9,
+            additions=False,
+            weight_digits=1,
             scatter=False,
             strided=False,
-            address_bits=10,
+            address_bits=9,
             dram_bits=17,
             extent_bits=5,
             stride_bits=3,

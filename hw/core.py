@@ -226,7 +226,7 @@ class Core(wiring.Component):
 
         # Tokens are given on completion, which is in order: by the oldest instruction.
         m.submodules.oldest = oldest = OldestInstruction(self._geometry)
-        if self._geometry.error_offsets:
+        if self._geometry.diagnosis:
             m.d.comb += [
                 self.report_fetch.offset.eq(fetch.offset),
                 oldest.otherwise.eq(fetch.offset),

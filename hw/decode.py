@@ -83,7 +83,7 @@ class Decoder(wiring.Component):
         """
         bus_bits = self._geometry.bus_bits
         cut = [(layout.used, layout.size, False)]
-        for item in layout.fields:
+        for item in layout.fields if self._geometry.checks else ():
             start = layout.offsets[item.name]
             held = start + item.held_bits(self._geometry)
             if held < start + item.bits:

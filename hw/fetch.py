@@ -75,7 +75,8 @@ class FetchUnit(wiring.Component):
         done: ``Out(1)``, strobe: all images are complete.
         images_done: ``Out(count_bits)``.
         fault: ``Out(Fault())``, until reset.
-        offset: ``Out(dram_bits)``, image offset of the instruction that is being fetched.
+        offset: ``Out(dram_bits)``, image offset of the instruction that is being fetched; without
+            diagnosis, of the stretch that is being read.
         stall: ``Out(Stall)``.
     """
 
@@ -149,7 +150,7 @@ class FetchUnit(wiring.Component):
                 queue.beat.eq(index),
                 queue.data.eq(beat.payload.data),
             ]
-            if self._geometry.error_offsets:
+            if self._geometry.diagnosis:
                 m.d.comb += queue.offset.eq(self.offset)
         blocked = (decoder.engines & ~room).any()
 
@@ -272,10 +273,10 @@ class FetchUnit(wiring.Component):
                     ]
                     m.d.sync += [opcode.eq(decoder.opcode), index.eq(index + 1)]
                     with m.If(decoder.last):
-                        m.d.sync += [
-                            index.eq(0),
-                            self.offset.eq(self.offset + (index + 1) * self._geometry.bus_bytes),
-                        ]
+                        m.d.sync += index.eq(0)
+                        if self._geometry.diagnosis:
+                            size = (index + 1) * self._geometry.bus_bytes
+                            m.d.sync += self.offset.eq(self.offset + size)
                         with m.Switch(decoder.opcode):
                             with m.Case(Opcode.BARRIER):
                                 m.next = "WAIT"

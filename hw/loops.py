@@ -105,11 +105,14 @@ class LoopNest(wiring.Component):
         # Weight digit j and activation digit i of the word, and those that its pass began with.
         weight, activation = Signal(2, reset_less=True), Signal(2, reset_less=True)
         pass_weight, pass_activation = Signal(2, reset_less=True), Signal(2, reset_less=True)
+        several = self.geometry.weight_digits > 1
         digits_last = Signal()
         digit_steps = Signal()
         digits_end = Signal()
         m.d.comb += [
-            digits_last.eq(pooling | (weight == f.weight_digits - 1) | (activation == 0)),
+            digits_last.eq(
+                pooling | (weight == f.weight_digits - 1) | (activation == 0) if several else 1
+            ),
             digit_steps.eq(window_ends & ~digits_last),
             digits_end.eq(window_ends & digits_last),
         ]
@@ -129,9 +132,12 @@ class LoopNest(wiring.Component):
             self.first_activation_digit.eq(
                 Mux(f.digit_sum_first < highest, f.digit_sum_first, highest)
             ),
-            self.first_weight_digit.eq(f.digit_sum_first - self.first_activation_digit),
-            lowers_weight.eq(~pooling & (pass_weight != 0)),
         ]
+        if several:
+            m.d.comb += [
+                self.first_weight_digit.eq(f.digit_sum_first - self.first_activation_digit),
+                lowers_weight.eq(~pooling & (pass_weight != 0)),
+            ]
         with m.If(self.load | (self.step & passes_end)):
             m.d.sync += [
                 weight.eq(self.first_weight_digit),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Array, Module, Mux, Signal, Value, unsigned
+from amaranth import Array, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In
@@ -30,6 +30,7 @@ class OnChipMemory(wiring.Component):
         rows: Rows of the RAM, a power of two.
         init: What the RAM holds at power-on, from byte 0 on.
         large: Ask for iCE40's single-port RAM of 256 kbit, which cannot hold anything at power-on.
+            What it has read waits in it: nothing else is served until the accelerator takes that.
 
     Members:
         read: ``In(ReadChannels(data_bits))``.
@@ -108,6 +109,10 @@ class OnChipMemory(wiring.Component):
         bits = (self.rows - 1).bit_length()
         return address[low : low + bits], ~address[low + bits :].any()
 
+    def _waits(self) -> Value:
+        """Whether what was read for the accelerator must stay in the RAM."""
+        return self.read.rvalid & ~self.read.rready if self.large else Const(0, 1)
+
     def _write(self, m: Module, row: Signal, strobe: Signal, data: Signal) -> Value:
         """Takes a burst's beats as they come; returns whether one is written in this cycle."""
         bus = self.write
@@ -115,14 +120,14 @@ class OnChipMemory(wiring.Component):
         at = Signal.like(row, name="write_row")
         m.d.comb += [
             bus.awready.eq(~active & ~bus.bvalid),
-            bus.wready.eq(active),
+            bus.wready.eq(active & ~self._waits()),
         ]
         place, exists = self._place(bus.awaddr)
         with m.If(bus.awvalid & bus.awready):
             m.d.sync += [active.eq(1), at.eq(place), inside.eq(exists), bus.bid.eq(bus.awid)]
             m.d.sync += bus.bresp.eq(Mux(exists, _OKAY, _DECERR))
         beat = Signal(name="write_beat")
-        m.d.comb += beat.eq(bus.wvalid & active)
+        m.d.comb += beat.eq(bus.wvalid & bus.wready)
         with m.If(beat):
             m.d.comb += [row.eq(at), data.eq(bus.wdata)]
             m.d.comb += strobe.eq(bus.wstrb & inside.replicate(len(strobe)))
@@ -157,7 +162,7 @@ class OnChipMemory(wiring.Component):
             m.d.sync += kept.eq(data)
         m.d.comb += [
             bus.arready.eq(~active),
-            bus.rdata.eq(Mux(fresh, data, kept)),
+            bus.rdata.eq(data if self.large else Mux(fresh, data, kept)),
             bus.rresp.eq(Mux(good, _OKAY, _DECERR)),
         ]
         place, exists = self._place(bus.araddr)

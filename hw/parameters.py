@@ -147,13 +147,20 @@ class ParameterMemory(wiring.Component):
             len(self.scale.slot),
         ]
 
-        # The beat, one cycle late: it has many memories to reach.
+        # The beat, one cycle late where it has many memories to reach.
         enable = Signal()
         part, row, slot = (Signal(bits, reset_less=True) for bits in address_bits)
         beat = Signal(g.bus_bits, reset_less=True)
         m.d.comb += self.write.ready.eq(1)
-        m.d.sync += enable.eq(self.write.valid & (self.write.memory == isa.Memory.PARAMETER))
-        m.d.sync += [Cat(part, row, slot).eq(self.write.address), beat.eq(self.write.data)]
+        arrives = [
+            enable.eq(self.write.valid & (self.write.memory == isa.Memory.PARAMETER)),
+            Cat(part, row, slot).eq(self.write.address),
+            beat.eq(self.write.data),
+        ]
+        if g.settles:
+            m.d.comb += arrives
+        else:
+            m.d.sync += arrives
 
         # The lanes of a beat are written together; they are as many in every part of a row.
         per_beat = g.bus_bits // PARAMETER_BITS

@@ -99,22 +99,27 @@ class Prefetch(wiring.Component):
         space = Signal(range(1, burst_beats + 1))
         size = Signal.like(space)
         asks = Signal()
+        waiting = Signal()  # a burst was asked for that nobody has taken
         asked = self.address.valid & self.address.ready
         m.d.comb += [
             space.eq(burst_beats - beat[:beat_bits]),
             size.eq(Mux(left <= space, left, space)),
-            asks.eq(~self.address.valid & ~self.flush & (left != 0) & (free >= burst_beats)),
         ]
-        with m.If(asked):
-            m.d.sync += self.address.valid.eq(0)
+        wanted = ~self.flush & (left != 0) & (free >= burst_beats)
+        burst = [
+            self.address.payload.address.eq(Cat(Const(0, byte_bits), beat)),
+            self.address.payload.length.eq(size - 1),
+        ]
+        if self._geometry.overlap:
+            m.d.comb += [self.address.valid.eq(waiting), asks.eq(~waiting & wanted)]
+            with m.If(asks):
+                m.d.sync += [waiting.eq(1), *burst]
+            with m.Elif(asked):
+                m.d.sync += waiting.eq(0)
+        else:
+            m.d.comb += [self.address.valid.eq(wanted), asks.eq(asked), *burst]
         with m.If(asks):
-            m.d.sync += [
-                self.address.valid.eq(1),
-                self.address.payload.address.eq(Cat(Const(0, byte_bits), beat)),
-                self.address.payload.length.eq(size - 1),
-                beat.eq(beat + size),
-                left.eq(left - size),
-            ]
+            m.d.sync += [beat.eq(beat + size), left.eq(left - size)]
         with m.If(self.go):
             m.d.sync += [beat.eq(self.start[byte_bits:]), left.eq(self.beats)]
         with m.Elif(self.flush):

@@ -54,7 +54,7 @@ class InstructionQueue(wiring.Component):
         write: ``In(QueueWrite(geometry))``.
         read: ``Out(stream.Signature(struct(layout, geometry)))``, one cycle after the commit.
         offset: ``Out(dram_bits)``, byte offset in the image of the instruction at ``read``; 0
-            where errors have no offsets.
+            without diagnosis.
     """
 
     def __init__(self, geometry: Geometry, layout: isa.Layout) -> None:
@@ -119,6 +119,6 @@ class InstructionQueue(wiring.Component):
                 enable = self.write.enable & (self.write.beat == beat)
                 parts.append(store(f"beat{beat}", Cat(held), enable))
         m.d.comb += self.read.payload.eq(Cat(parts))
-        if self._geometry.error_offsets:
+        if self._geometry.diagnosis:
             m.d.comb += self.offset.eq(store("offset", self.write.offset, self.write.commit))
         return m

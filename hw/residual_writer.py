@@ -107,7 +107,8 @@ class ResidualWriter(wiring.Component):
         now = Signal.like(step)
         done = Signal()
         works = Signal()
-        steps = Mux(fields["raw"], g.raw_planes, fields["scatter_groups"])
+        groups = fields["scatter_groups"] if g.scatter else 1
+        steps = Mux(fields["raw"], g.raw_planes, groups)
         m.d.comb += [
             works.eq((begins | busy) & fields["residual_out"]),
             now.eq(Mux(begins, 0, step)),

@@ -153,7 +153,7 @@ class Accelerator(wiring.Component):
                 m, getattr(core, f"report_{name}"), getattr(supervisor, f"report_{name}")
             )
         # The last look before an error ends the run stays.
-        for name in REGISTERS["STALL"].fields:
+        for name in REGISTERS["STALL"].fields if self._geometry.diagnosis else ():
             signal = getattr(registers, f"stall_{name}")
             with m.If(~supervisor.halt):
                 m.d.sync += signal.eq(core.stall[name])

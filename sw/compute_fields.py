@@ -79,7 +79,7 @@ def compute_fields(
     if part is not None:
         f |= _part_fields(layer, part, f, group, g)
     if isinstance(layer.operation, Convolution):
-        f |= _weight_fields(layer.operation, f, weight_address)
+        f |= _weight_fields(layer.operation, f, weight_address, g)
         if part is not None:
             f["digit_sum_first"] = f["digit_sum_last"] = part.digit_sum
     column = 0 if part is None else part.column
@@ -223,7 +223,9 @@ def _input_fields(
     return f
 
 
-def _weight_fields(node: Convolution, f: dict[str, int], address: int) -> dict[str, int]:
+def _weight_fields(
+    node: Convolution, f: dict[str, int], address: int, g: Geometry
+) -> dict[str, int]:
     plane = f["kernel_rows"] * f["kernel_columns"] * f["input_chunks"]
     count = isa.digits(node.weight_bits)
     power = node.beta & (node.beta - 1) == 0 and node.beta > 0
@@ -231,7 +233,7 @@ def _weight_fields(node: Convolution, f: dict[str, int], address: int) -> dict[s
     shift = node.beta.bit_length() - 1 if power else node.beta.bit_length()
     return {
         "weight_address": address,
-        "weight_plane": plane,
+        "weight_plane": plane if g.weight_digits > 1 else 0,
         "weight_chunk": plane * count,
         "weight_digits": count,
         "digit_sum_first": f["input_digits"] + count - 2,

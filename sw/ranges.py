@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from palquant.errors import RangeError
 from palquant.hw.config import Geometry
+from palquant.hw.isa import digits
 from palquant.sw.graph import Convolution, Kind, MaxPool, Pool, TensorType
 from palquant.sw.layer import Layer
 
@@ -52,6 +53,10 @@ def prove_ranges(layer: Layer, source: TensorType, geometry: Geometry) -> LayerR
     else:
         correction, low, high = _pool(layer, layer.operation, source, geometry)
     _require(layer, "value path", low, high, geometry.value_bits)
+    if layer.residual is not None and not geometry.additions:
+        raise RangeError(
+            f"{layer.name}: adds a residual, which geometry {geometry.name} does not do"
+        )
     if len(layer.codes) > geometry.code_tensors:
         raise RangeError(
             f"{layer.name}: makes {len(layer.codes)} tensors of codes, but geometry "
@@ -117,6 +122,11 @@ def _within(
 def _convolution(
     layer: Layer, node: Convolution, source: TensorType, geometry: Geometry
 ) -> tuple[Ints, Ints, Ints]:
+    if digits(node.weight_bits) > geometry.weight_digits:
+        raise RangeError(
+            f"{layer.name}: weights of {node.weight_bits} bits, but geometry {geometry.name} "
+            f"multiplies by {geometry.weight_digits} of their base-4 digits"
+        )
     codes = node.weight.reshape(len(node.weight), -1).astype(np.int64)
     taps = codes.shape[1]
     products = codes.sum(axis=1) * source.max
