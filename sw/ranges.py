@@ -53,14 +53,14 @@ def prove_ranges(layer: Layer, source: TensorType, geometry: Geometry) -> LayerR
     else:
         correction, low, high = _pool(layer, layer.operation, source, geometry)
     _require(layer, "value path", low, high, geometry.value_bits)
-    if layer.residual is not None and not geometry.additions:
-        raise RangeError(
-            f"{layer.name}: adds a residual, which geometry {geometry.name} does not do"
-        )
     if len(layer.codes) > geometry.code_tensors:
         raise RangeError(
             f"{layer.name}: makes {len(layer.codes)} tensors of codes, but geometry "
             f"{geometry.name} writes {geometry.code_tensors}"
+        )
+    if layer.residual is not None and not geometry.additions:
+        raise RangeError(
+            f"{layer.name}: adds a residual, which geometry {geometry.name} does not do"
         )
     for code in layer.codes:
         if geometry.threshold_levels < code.bits != 8:
