@@ -272,7 +272,7 @@ TRANSFER = Layout(
 
 
 def _code_fields(number: int) -> tuple[Field, ...]:
-    fields = (
+    fields: tuple[Field, ...] = (
         Field("bits", 4, "Width: 0 none, 1 to 4 by thresholds, 8 by clamping to 0..255."),
         Field("to_activation", 1, "Write it to the activation memory."),
         Field("to_output", 1, "Write it to the output buffer."),
