@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from palquant.cli import main
-from palquant.errors import CapacityError, InstructionError, RangeError
+from palquant.errors import CapacityError, InputError, InstructionError, RangeError
 from palquant.golden.config import NetworkConfig
 from palquant.golden.data import load_digits_split
 from palquant.golden.random_network import calibrated_graph
@@ -18,6 +18,7 @@ from palquant.hw.boards import board
 from palquant.hw.config import geometry
 from palquant.hw.place_and_route import DEVICES
 from palquant.sim.driver import Simulator
+from palquant.sim.predict import predict
 from palquant.sim.run import run_emulator
 from palquant.sim.scoreboard import compare_outputs, require_equal
 from palquant.sw.compile import compile_graph
@@ -75,6 +76,11 @@ def test_values_and_addresses_that_it_does_not_hold_are_refused():
         isa.COMPUTE.require_held({"stride_rows": 8}, GEOMETRY)
     with pytest.raises(CapacityError, match="addresses of geometry icebreaker have 17 bits"):
         Regions.place(GEOMETRY, 1 << 16, 1 << 12, 1 << 16, 1)
+
+
+def test_its_cycles_are_not_predicted(images):
+    with pytest.raises(InputError, match="geometry icebreaker cannot be predicted"):
+        predict(compile_graph(graph_of(images), GEOMETRY))
 
 
 def test_what_changes_no_image_changes_no_identity():
