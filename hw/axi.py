@@ -7,7 +7,9 @@ never crosses a 4 KiB border.
 
 from __future__ import annotations
 
-from amaranth import Cat, Const, Module, Mux, Signal
+from typing import Any
+
+from amaranth import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -157,7 +159,9 @@ def address_constants(geometry: Geometry) -> dict[str, int]:
 
 
 class BurstSplitter(wiring.Component):
-    """Cuts rows into bursts, one burst a cycle.
+    """Cuts rows into bursts, one burst a cycle, and a cycle between two rows.
+
+    That cycle keeps what takes bursts from reaching, within a cycle, what makes rows.
 
     Bursts end where an address is a multiple of the longest burst's size. That size is a power of
     two of at most 4 KiB, so no burst crosses a 4 KiB border and one comparison finds each length.
@@ -193,30 +197,45 @@ class BurstSplitter(wiring.Component):
         burst_beats = self._geometry.burst_beats
         beat_bits = burst_beats.bit_length() - 1
 
+        # What remains of the row, the length of its next burst, and whether that is its last.
         row = Signal(row_layout(self._geometry))
         active = Signal()
-        beat = row.address[byte_bits:]
-        space = Signal(range(1, burst_beats + 1))
-        beats = Signal.like(space)
+        beats = Signal(range(1, burst_beats + 1))
         final = Signal()
+        beat = row.address[byte_bits:]
         m.d.comb += [
-            space.eq(burst_beats - beat[:beat_bits]),
-            final.eq(row.beats <= space),
-            beats.eq(Mux(final, row.beats, space)),
             self.o.valid.eq(active),
             self.o.payload.address.eq(row.address),
             self.o.payload.length.eq(beats - 1),
             self.o.payload.memory.eq(row.memory),
             self.o.payload.local.eq(row.local),
             self.o.payload.last.eq(row.last & final),
-            self.i.ready.eq(~active | (self.o.ready & final)),
+            self.i.ready.eq(~active),
         ]
+
+        def begin(domain: Any, address: Value, left: Value) -> None:
+            """A burst at a beat's address, of what is left of the row."""
+            space = Signal(range(1, burst_beats + 1))
+            m.d.comb += space.eq(burst_beats - address[:beat_bits])
+            domain += [beats.eq(Mux(left <= space, left, space)), final.eq(left <= space)]
+
+        ahead = self._geometry.overlap
+        if not ahead:
+            begin(m.d.comb, beat, row.beats)
         with m.If(self.i.ready):
             m.d.sync += [row.eq(self.i.payload), active.eq(self.i.valid)]
+            if ahead:
+                begin(m.d.sync, self.i.payload.address[byte_bits:], self.i.payload.beats)
+        with m.Elif(self.o.ready & final):
+            m.d.sync += active.eq(0)
         with m.Elif(self.o.ready):
+            left = Signal.like(row.beats)
+            m.d.comb += left.eq(row.beats - beats)
             m.d.sync += [
                 row.address.eq(Cat(Const(0, byte_bits + beat_bits), beat[beat_bits:] + 1)),
-                row.beats.eq(row.beats - space),
-                row.local.eq(row.local + space),
+                row.beats.eq(left),
+                row.local.eq(row.local + beats),
             ]
+            if ahead:  # it begins at a multiple of the longest burst's size
+                begin(m.d.sync, Const(0, beat_bits), left)
         return m

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import reduce
+from operator import or_
 
-from amaranth import Cat, Module, Signal
+from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -68,11 +70,14 @@ class RegisterFile(wiring.Component):
             whose bits set the field's bits. Set wins over clear.
     """
 
-    def __init__(self, registers: RegisterMap, held: Mapping[str, int] = {}) -> None:
+    def __init__(
+        self, registers: RegisterMap, held: Mapping[str, int] = {}, *, registered: bool = True
+    ) -> None:
         super().__init__(
             {"bus": In(Lite(ADDRESS_BITS)), "hold": In(1), **dict(_members(registers, held))}
         )
         self._registers = registers
+        self._registered = registered
 
     @property
     def registers(self) -> RegisterMap:
@@ -85,7 +90,7 @@ class RegisterFile(wiring.Component):
         bus = self.bus
         self._read(m)
 
-        address = Signal.like(bus.awaddr)
+        address = Signal.like(bus.awaddr[2:])
         data = Signal.like(bus.wdata)
         strobe = Signal.like(bus.wstrb)
         has_address = Signal()
@@ -97,7 +102,7 @@ class RegisterFile(wiring.Component):
             write.eq(has_address & has_data & ~bus.bvalid & ~self.hold),
         ]
         with m.If(bus.awvalid & bus.awready):
-            m.d.sync += [has_address.eq(1), address.eq(bus.awaddr)]
+            m.d.sync += [has_address.eq(1), address.eq(bus.awaddr[2:])]
         with m.If(bus.wvalid & bus.wready):
             m.d.sync += [has_data.eq(1), data.eq(bus.wdata), strobe.eq(bus.wstrb)]
         with m.If(bus.bready):
@@ -113,8 +118,14 @@ class RegisterFile(wiring.Component):
         ones = data & mask
 
         for register in self._registers.values():
+            chosen = Signal(name=f"chosen_{register.name.lower()}")
+            if self._registered:  # before the data may be there
+                with m.If(bus.awvalid & bus.awready):
+                    m.d.sync += chosen.eq(bus.awaddr[2:] == register.offset >> 2)
+            else:
+                m.d.comb += chosen.eq(address == register.offset >> 2)
             hit = Signal(name=f"write_{register.name.lower()}")
-            m.d.comb += hit.eq(write & (address[2:] == register.offset >> 2))
+            m.d.comb += hit.eq(write & chosen)
             for field, shift in register.fields.values():
                 name = field_name(register, field)
                 signal = getattr(self, name)
@@ -135,17 +146,28 @@ class RegisterFile(wiring.Component):
         return m
 
     def _read(self, m: Module) -> None:
+        """A cycle to find whose address it is, another for its value, or one for both."""
         bus = self.bus
-        m.d.comb += bus.arready.eq(~bus.rvalid)
+        domain = m.d.sync if self._registered else m.d.comb
+        taken = Signal()
+        m.d.comb += bus.arready.eq(~bus.rvalid & ~(taken if self._registered else 0))
+        domain += taken.eq(bus.arvalid & bus.arready)
+        values, hits = [], []
+        for register in self._registers.values():
+            value = Signal.like(bus.rdata, name=f"value_{register.name.lower()}")
+            for field, shift in register.fields.values():
+                if field.access is not Access.WRITE_ONLY:
+                    part = value[shift : shift + field.bits]
+                    m.d.comb += part.eq(getattr(self, field_name(register, field)))
+            hit = Signal(name=f"read_{register.name.lower()}")
+            domain += hit.eq(bus.araddr[2:] == register.offset >> 2)
+            values.append(value & hit.replicate(len(value)))
+            hits.append(hit)
         with m.If(bus.rready):
             m.d.sync += bus.rvalid.eq(0)
-        with m.If(bus.arvalid & bus.arready):
-            m.d.sync += [bus.rvalid.eq(1), bus.rdata.eq(0), bus.rresp.eq(_SLVERR)]
-            with m.Switch(bus.araddr[2:]):
-                for register in self._registers.values():
-                    with m.Case(register.offset >> 2):
-                        m.d.sync += bus.rresp.eq(_OKAY)
-                        for field, shift in register.fields.values():
-                            if field.access is not Access.WRITE_ONLY:
-                                value = getattr(self, field_name(register, field))
-                                m.d.sync += bus.rdata[shift : shift + field.bits].eq(value)
+        with m.If(taken):
+            m.d.sync += [
+                bus.rvalid.eq(1),
+                bus.rdata.eq(reduce(or_, values)),
+                bus.rresp.eq(Mux(Cat(hits).any(), _OKAY, _SLVERR)),
+            ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from amaranth import Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import wiring
-from amaranth.lib.memory import Memory, MemoryData, ReadPort, WritePort
+from amaranth.lib.memory import Memory, MemoryData, ReadPort
 from amaranth.lib.wiring import In
 
 from palquant.hw.config import DIGIT_BITS, Geometry
@@ -30,8 +30,8 @@ class Scratchpad(wiring.Component):
     never waits: a write goes before a load, a read before a store. What is read in the cycle in
     which any part of its row is written is undefined: programs that are free of races, and keep
     tensors in rows of their own, do not do so. Where a row holds several beats
-    and the datapath reads as well, the row that a store reads is kept for its further beats: they
-    need no port.
+    and the datapath reads as well, the row that a store reads is kept for the beats that follow:
+    they need no port. What they are if the row is written meanwhile is undefined.
 
     Parameters:
         geometry: Sizes of the machine.
@@ -88,8 +88,8 @@ class Scratchpad(wiring.Component):
         """Arbitrate either port between the datapath and the bus."""
         m = Module()
         m.submodules.storage = storage = Memory(self.storage)
-        written = self._elaborate_write(m, storage)
-        self._elaborate_read(m, storage, written)
+        self._elaborate_write(m, storage)
+        self._elaborate_read(m, storage)
         return m
 
     def _place(self, address: Value, part_bits: int) -> tuple[Value, Value]:
@@ -97,7 +97,7 @@ class Scratchpad(wiring.Component):
         low = (self.row_bits // part_bits).bit_length() - 1
         return address[low:], address[:low]
 
-    def _elaborate_write(self, m: Module, storage: Memory) -> WritePort:
+    def _elaborate_write(self, m: Module, storage: Memory) -> None:
         port = storage.write_port(granularity=self.lane_bits)
         ports = _PORTS[self.memory]
 
@@ -136,9 +136,8 @@ class Scratchpad(wiring.Component):
                 m.d.comb += [port.addr.eq(row), port.en.eq(enables), port.data.eq(data)]
                 if "load" in ports:
                     m.d.comb += self.load.ready.eq(0)
-        return port
 
-    def _elaborate_read(self, m: Module, storage: Memory, written: WritePort) -> None:
+    def _elaborate_read(self, m: Module, storage: Memory) -> None:
         port = storage.read_port()
         ports = _PORTS[self.memory]
         m.d.comb += port.en.eq(0)
@@ -162,7 +161,7 @@ class Scratchpad(wiring.Component):
             place = held(position, self.store.ready, "beat_position")
             data: Value = port.data
             if "read" in ports and len(position):
-                kept, data = self._elaborate_kept_row(m, port, row, position, written)
+                kept, data = self._elaborate_kept_row(m, port, position)
             wanted = self.store.memory == self.memory
             m.d.comb += [
                 self.store.ready.eq(wanted),
@@ -180,27 +179,21 @@ class Scratchpad(wiring.Component):
                     m.d.comb += self.store.ready.eq(wanted & kept)
 
     def _elaborate_kept_row(
-        self, m: Module, port: ReadPort, row: Value, position: Value, written: WritePort
+        self, m: Module, port: ReadPort, position: Value
     ) -> tuple[Value, Value]:
         """The row that was read last for a store.
 
         Returns:
-            Whether the beat that is asked for is a further one of that row, and still the same;
-            and the row that the beat of the cycle before comes from.
+            Whether the beat that is asked for follows another of that row; and the row that the
+            beat of the cycle before comes from.
         """
         content = Signal(self.row_bits, reset_less=True)
-        content_row = Signal.like(row)
-        valid, kept, from_content, read_before = Signal(), Signal(), Signal(), Signal()
-        reads = Signal()
-        m.d.comb += [
-            kept.eq(valid & (content_row == row) & (position != 0)),
-            reads.eq(self.store.valid & self.store.ready & ~kept),
+        kept, from_content, read_before = Signal(), Signal(), Signal()
+        m.d.comb += kept.eq(self.store.follows & (position != 0))
+        m.d.sync += [
+            read_before.eq(self.store.valid & self.store.ready & ~kept),
+            from_content.eq(kept),
         ]
-        m.d.sync += [read_before.eq(reads), from_content.eq(kept)]
         with m.If(read_before):
             m.d.sync += content.eq(port.data)
-        with m.If(reads):
-            m.d.sync += [content_row.eq(row), valid.eq(1)]
-        with m.If(written.en.any() & (written.addr == Mux(reads, row, content_row))):
-            m.d.sync += valid.eq(0)
         return kept, Mux(from_content, content, port.data)

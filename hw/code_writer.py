@@ -118,10 +118,25 @@ class CodeWriter(wiring.Component):
             ]
             starts.append(generator.address)
 
-        # What belongs to the beat that is being written stays until the next one comes.
-        tag = beat_line(m, self.tag, valid[:-1], name="tag")[-1]
+        # What belongs to the beat that is being written stays until the next one comes. Its
+        # settings are looked up in the cycle before, since much depends on them.
+        tag = beat_line(m, self.tag, valid[:-2], name="tag")[-1]
+        found = banks.select(tag)
+        for number in self._tensors:
+            bits = found[f"code{number}_bits"]
+            found[f"code{number}_digits"] = _digits(bits)
+            for memory in _MEMORIES:
+                goes = (bits != 0) & found[f"code{number}_to_{memory}"] & ~found["raw"]
+                found[f"code{number}_to_{memory}"] = goes
+        settings: dict[str, Value] = {}
+        if not self.geometry.overlap:
+            settings = found  # which stay as they are
+        with m.If(valid[-2]):
+            for name, value in found.items() if self.geometry.overlap else ():
+                settings[name] = Signal(len(value), name=f"now_{name}", reset_less=True)
+                m.d.sync += settings[name].eq(value)
         places = beat_line(m, lane, valid[:-1], name="places")[-1]
-        self._write(m, valid[-1], banks.select(tag), places, starts)
+        self._write(m, valid[-1], settings, places, starts)
         return m
 
     def _lane_position(self, m: Module, first_lane: Value) -> tuple[Signal, Signal, Signal]:
@@ -207,15 +222,10 @@ class CodeWriter(wiring.Component):
             port = getattr(self, memory)
             goes = Signal(len(self._tensors), name=f"goes_to_{memory}")
             m.d.comb += goes.eq(
-                Cat(
-                    (fields[f"code{number}_bits"] != 0)
-                    & fields[f"code{number}_to_{memory}"]
-                    & ~fields["raw"]
-                    for number in self._tensors
-                )
+                Cat(fields[f"code{number}_to_{memory}"] for number in self._tensors)
             )
             bases = [fields[f"code{number}_{memory}_address"] for number in self._tensors]
-            digits = [_digits(fields[f"code{number}_bits"]) for number in self._tensors]
+            digits = [fields[f"code{number}_digits"] for number in self._tensors]
             second, digit, live, ends = self._items(m, memory, works, begins, goes, digits)
             done.append(ends)
 

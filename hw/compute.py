@@ -180,6 +180,7 @@ class ComputeEngine(wiring.Component):
                 source.valid.eq(request.valid),
                 source.memory.eq(request.memory),
                 source.address.eq(request.address),
+                source.follows.eq(request.follows),
             ]
             with m.If(asked == memory):
                 m.d.comb += request.data.eq(source.data)

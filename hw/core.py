@@ -212,7 +212,6 @@ class Core(wiring.Component):
             self.report_compute.valid.eq(engines[Engine.COMPUTE].overrun),
             self.report_compute.code.eq(ErrorCode.OVERRUN),
             self.report_compute.offset.eq(dispatchers[Engine.COMPUTE].oldest),
-            self.report_tokens.valid.eq(tokens.overflow.any()),
             self.report_tokens.code.eq(ErrorCode.TOKEN_OVERFLOW),
         ]
         for engine in (Engine.LOAD, Engine.STORE):
@@ -231,13 +230,15 @@ class Core(wiring.Component):
                 self.report_fetch.offset.eq(fetch.offset),
                 oldest.otherwise.eq(fetch.offset),
             ]
+        # Far to go: a cycle later.
+        m.d.sync += self.report_tokens.valid.eq(tokens.overflow.any())
         for engine, dispatcher in dispatchers.items():
             m.d.comb += [
                 oldest.valid[engine].eq(~dispatcher.idle),
                 oldest.offsets[engine].eq(dispatcher.oldest),
             ]
             with m.If(tokens.overflow[engine]):
-                m.d.comb += self.report_tokens.offset.eq(dispatcher.oldest)
+                m.d.sync += self.report_tokens.offset.eq(dispatcher.oldest)
 
         # Nobody asked for what nobody expects: all that can be said is what was under way.
         unasked = engines[Engine.STORE].unexpected

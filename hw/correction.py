@@ -14,7 +14,7 @@ from amaranth.lib.wiring import In, Out
 
 from palquant.hw.banks import ConfigurationBanks
 from palquant.hw.config import Geometry
-from palquant.hw.delay import lane_registers
+from palquant.hw.delay import delay_line, lane_registers
 from palquant.hw.isa import Source
 from palquant.hw.layouts import Configuration
 
@@ -54,7 +54,7 @@ class Correction(wiring.Component):
     """
 
     #: Cycles from ``valid`` to ``values``.
-    LATENCY = 2
+    LATENCY = 3
 
     def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
@@ -71,7 +71,7 @@ class Correction(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """Two stages: beta * S, once for all lanes, and the difference."""
+        """Three stages: both parts of beta * S, for all lanes; their difference; P minus that."""
         m = Module()
         g = self.geometry
         banks = ConfigurationBanks(
@@ -83,18 +83,30 @@ class Correction(wiring.Component):
         fields = banks.select(self.tag)
         array = fields["source"] == Source.ARRAY
 
-        beta_sum = Signal(signed(g.value_bits), reset_less=True)
-        alpha_shift = Signal(reset_less=True)
-        valid = Signal()
-        m.d.sync += valid.eq(self.valid)
-        with m.If(self.valid):
-            shifted = self.activation_sum << fields["beta_shift"]
-            once = Mux(fields["beta_minus"], self.activation_sum, 0)
-            m.d.sync += beta_sum.eq(Mux(array, shifted - once, 0))
-            m.d.sync += alpha_shift.eq(array & fields["alpha_shift"])
         shape = signed(g.value_bits)
-        products = lane_registers(m, self.valid, "product", shape, self.products, stays=g.settles)
-        with m.If(valid):
-            for value, product in zip(self.values, products, strict=True):
-                m.d.sync += value.eq(Mux(alpha_shift, product << 1, product) - beta_sum)
+        shifted, beta_sum = (
+            Signal(shape, name=name, reset_less=True) for name in ("shifted", "beta_sum")
+        )
+        once = Signal.like(self.activation_sum, reset_less=True)
+        alpha_shift = Signal(reset_less=True)
+        stays = g.settles
+        valid = delay_line(m, self.valid, 2, name="valid", reset=True)
+        parts = [
+            shifted.eq(Mux(array, self.activation_sum << fields["beta_shift"], 0)),
+            once.eq(Mux(array & fields["beta_minus"], self.activation_sum, 0)),
+            alpha_shift.eq(array & fields["alpha_shift"]),
+        ]
+        if stays:
+            m.d.comb += parts
+        else:
+            with m.If(valid[0]):
+                m.d.sync += parts
+        products = lane_registers(m, valid[0], "product", shape, self.products, stays=stays)
+        with m.If(valid[1]):
+            m.d.sync += beta_sum.eq(shifted - once)
+        scaled = [Mux(alpha_shift, product << 1, product) for product in products]
+        scaled = lane_registers(m, valid[1], "scaled", shape, scaled, stays=stays)
+        with m.If(valid[2]):
+            for value, product in zip(self.values, scaled, strict=True):
+                m.d.sync += value.eq(product - beta_sum)
         return m

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Const, Module, Mux, Value
-from amaranth.lib import wiring
+from amaranth import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from palquant.hw import isa
+from palquant.hw.axi import read_beat
 from palquant.hw.config import Geometry
 from palquant.hw.isa import Opcode
 from palquant.hw.queues import BEAT_BITS
@@ -22,6 +23,31 @@ ENGINES = {
 _OPCODE_BITS = isa.HEADER[0].bits
 
 
+def _last_fields(geometry: Geometry) -> list[int]:
+    """Where, in a beat that ends some instruction's fields or lies behind them, these end."""
+    starts = set()
+    for layout in isa.LAYOUTS.values():
+        for index in range(layout.used // geometry.bus_bits, layout.size // geometry.bus_bits):
+            starts.add(max(layout.used - index * geometry.bus_bits, 0))
+    return sorted(starts)
+
+
+def bits_above(geometry: Geometry, beat: Value) -> Value:
+    """Whether bits are set above the end of fields: a bit for each place where fields can end."""
+    return Cat(beat[start:].any() for start in _last_fields(geometry))
+
+
+def fetched_beat(geometry: Geometry) -> data.StructLayout:
+    """A beat of the program, with what takes longest to tell of it: :func:`bits_above`.
+
+    Where instructions do not overlap there is time to find that out of the beat itself.
+    """
+    if not geometry.overlap:
+        return read_beat(geometry)
+    above = len(_last_fields(geometry))
+    return data.StructLayout({**read_beat(geometry).members, "above": above})
+
+
 class Decoder(wiring.Component):
     """Says what the beat at hand belongs to; no registers inside.
 
@@ -30,6 +56,7 @@ class Decoder(wiring.Component):
 
     Members:
         data: ``In(bus_bits)``, the beat.
+        above: ``In``, :func:`bits_above` of it.
         index: ``In(5)``, its number in its instruction.
         held: ``In(4)``, the opcode, from the instruction's beat 0; ignored at beat 0.
         opcode: ``Out(4)``.
@@ -43,6 +70,7 @@ class Decoder(wiring.Component):
         super().__init__(
             {
                 "data": In(geometry.bus_bits),
+                "above": In(len(_last_fields(geometry))),
                 "index": In(BEAT_BITS),
                 "held": In(_OPCODE_BITS),
                 "opcode": Out(_OPCODE_BITS),
@@ -93,7 +121,9 @@ class Decoder(wiring.Component):
             first, matters = index * bus_bits, []
             for start, end, signed in cut:
                 low, high = max(start - first, 0), min(end - first, bus_bits)
-                if low < high:
+                if low < high == bus_bits and end == layout.size:
+                    matters.append(self.above[_last_fields(self._geometry).index(low)])
+                elif low < high:
                     # extent_bits are so many that a sign is in the same beat as what is above it.
                     part = self.data[low:high]
                     sign = self.data[start - first - 1] if signed else Const(0, 1)
@@ -110,3 +140,111 @@ class Decoder(wiring.Component):
                 for kind in ("wait", "signal"):
                     bits.append(self.data[isa.CONTROL.offsets[f"{kind}_{engine.name.lower()}"]])
         return Cat(bits).any()
+
+
+class DecodedBeats(wiring.Component):
+    """A register for the beat at hand and for what it is.
+
+    Parameters:
+        geometry: Sizes of the machine.
+
+    Members:
+        restart: ``In(1)``, strobe while nothing is there: the next beat begins something.
+        instructions: ``In(1)``. What comes are instructions, otherwise it is a header.
+        flush: ``In(1)``. Drop the beat; ``i`` must bring none.
+        i: ``In(stream.Signature(fetched_beat(geometry)))``.
+        o: ``Out(stream.Signature(read_beat(geometry)))``.
+        released: ``Out(1)``, strobe: a beat leaves.
+        index: ``Out(5)``, its number in its instruction, or in the header.
+        opcode: ``Out(4)``; this and the following as of :class:`Decoder`.
+        engines: ``Out(3)``.
+        last: ``Out(1)``.
+        illegal: ``Out(1)``.
+    """
+
+    def __init__(self, geometry: Geometry) -> None:
+        super().__init__(
+            {
+                "restart": In(1),
+                "instructions": In(1),
+                "flush": In(1),
+                "i": In(stream.Signature(fetched_beat(geometry))),
+                "o": Out(stream.Signature(read_beat(geometry))),
+                "released": Out(1),
+                "index": Out(BEAT_BITS),
+                "opcode": Out(_OPCODE_BITS),
+                "engines": Out(len(Engine)),
+                "last": Out(1),
+                "illegal": Out(1),
+            }
+        )
+        self._geometry = geometry
+
+    @property
+    def geometry(self) -> Geometry:
+        """Sizes of the machine."""
+        return self._geometry
+
+    def elaborate(self, platform: object) -> Module:
+        """Decode what arrives, and keep it until it is taken."""
+        m = Module()
+        m.submodules.decoder = decoder = Decoder(self._geometry)
+        index = Signal(BEAT_BITS)  # of the beat that arrives
+        m.d.comb += [
+            decoder.data.eq(self.i.payload.data),
+            decoder.index.eq(index),
+        ]
+        if self._geometry.overlap:
+            self._register(m, decoder, index)
+        else:
+            self._pass(m, decoder, index)
+        with m.If(self.i.valid & self.i.ready):
+            m.d.sync += index.eq(index + 1)
+            with m.If(self.instructions & decoder.last):
+                m.d.sync += index.eq(0)
+        with m.If(self.restart):
+            m.d.sync += index.eq(0)
+        return m
+
+    def _register(self, m: Module, decoder: Decoder, index: Signal) -> None:
+        m.d.comb += [
+            self.i.ready.eq(~self.o.valid | self.o.ready),
+            self.released.eq(self.o.valid & (self.o.ready | self.flush)),
+            decoder.above.eq(self.i.payload.above),
+            decoder.held.eq(self.opcode),
+        ]
+        with m.If(self.i.ready):
+            m.d.sync += self.o.valid.eq(self.i.valid)
+        with m.If(self.i.valid & self.i.ready):
+            m.d.sync += [
+                *(
+                    self.o.payload[name].eq(self.i.payload[name])
+                    for name in self.o.payload.shape().members
+                ),
+                self.index.eq(index),
+                self.opcode.eq(decoder.opcode),
+                self.engines.eq(decoder.engines),
+                self.last.eq(decoder.last),
+                self.illegal.eq(decoder.illegal),
+            ]
+        with m.If(self.flush):
+            m.d.sync += self.o.valid.eq(0)
+
+    def _pass(self, m: Module, decoder: Decoder, index: Signal) -> None:
+        """No registers: there is time."""
+        held = Signal.like(self.opcode)
+        m.d.comb += [
+            self.i.ready.eq(self.o.ready),
+            self.o.valid.eq(self.i.valid),
+            self.o.payload.eq(self.i.payload),
+            self.released.eq(self.i.valid & self.i.ready),
+            decoder.above.eq(bits_above(self._geometry, self.i.payload.data)),
+            decoder.held.eq(held),
+            self.index.eq(index),
+            self.opcode.eq(decoder.opcode),
+            self.engines.eq(decoder.engines),
+            self.last.eq(decoder.last),
+            self.illegal.eq(decoder.illegal),
+        ]
+        with m.If(self.i.valid & self.i.ready):
+            m.d.sync += held.eq(decoder.opcode)

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from palquant.hw import isa
 from palquant.hw.axi import read_beat, request
 from palquant.hw.config import Geometry
-from palquant.hw.decode import Decoder
+from palquant.hw.decode import DecodedBeats
 from palquant.hw.header import HeaderReader
 from palquant.hw.isa import Opcode
 from palquant.hw.prefetch import Prefetch
@@ -118,24 +118,22 @@ class FetchUnit(wiring.Component):
 
         m.submodules.prefetch = prefetch = Prefetch(self._geometry)
         m.submodules.header = header = HeaderReader(self._geometry)
-        m.submodules.decoder = decoder = Decoder(self._geometry)
+        m.submodules.decoded = decoded = DecodedBeats(self._geometry)
         connect(m, prefetch.address, flipped(self.address))
         connect(m, flipped(self.data), prefetch.data)
+        connect(m, prefetch.o, decoded.i)
 
-        beat = prefetch.o
-        index = Signal.like(decoder.index)
-        opcode = Signal.like(decoder.opcode)
+        beat = decoded.o
         m.d.comb += [
             self.outstanding.eq(prefetch.outstanding),
+            prefetch.released.eq(decoded.released),
+            decoded.flush.eq(prefetch.flush),
             header.clear.eq(self.start),
             header.beat.eq(beat.payload),
             regions.image_bytes.eq(header.fields.image_bytes),
             regions.input_bytes.eq(header.fields.input_bytes),
             regions.output_bytes.eq(header.fields.output_bytes),
-            header.index.eq(index),
-            decoder.data.eq(beat.payload.data),
-            decoder.index.eq(index),
-            decoder.held.eq(opcode),
+            header.index.eq(decoded.index),
         ]
 
         # All queues see the beat; the decoder says whose it is.
@@ -145,14 +143,14 @@ class FetchUnit(wiring.Component):
             queue = getattr(self, f"queue_{engine.name.lower()}")
             m.d.comb += [
                 room[engine].eq(queue.room),
-                queue.enable.eq(write & decoder.engines[engine]),
-                queue.commit.eq(write & decoder.engines[engine] & decoder.last),
-                queue.beat.eq(index),
+                queue.enable.eq(write & decoded.engines[engine]),
+                queue.commit.eq(write & decoded.engines[engine] & decoded.last),
+                queue.beat.eq(decoded.index),
                 queue.data.eq(beat.payload.data),
             ]
             if self._geometry.diagnosis:
                 m.d.comb += queue.offset.eq(self.offset)
-        blocked = (decoder.engines & ~room).any()
+        blocked = (decoded.engines & ~room).any()
 
         # The stretch of the image that is read next: from ``offset`` to the image's end.
         start = Signal(dram_bits + 1)
@@ -180,8 +178,15 @@ class FetchUnit(wiring.Component):
         if not repeats:
             m.d.comb += places
         images_left = Signal.like(self.settings.image_count)
+        no_image, last_image = Signal(), Signal()  # long before they count
+        early = m.d.sync if self._geometry.overlap else m.d.comb
+        early += no_image.eq(images_left == 0)
+        early += last_image.eq((images_left == 1) if repeats else 1)
+        engines_idle = Signal()  # nothing is written into queues where it counts
+        early += engines_idle.eq(self.engines_idle)
         checked = Signal()  # the header was read
         ending = Signal()  # END was read, its image is not counted yet
+        m.d.comb += decoded.instructions.eq(checked)
 
         def fail(code: ValueLike) -> None:
             m.d.sync += [self.fault.valid.eq(1), self.fault.code.eq(code)]
@@ -203,8 +208,7 @@ class FetchUnit(wiring.Component):
                 m.next = "LOCATE"
 
             with m.State("LOCATE"):
-                m.d.comb += self.stall.eq(Stall.RUNNING)
-                m.d.sync += index.eq(0)
+                m.d.comb += [self.stall.eq(Stall.RUNNING), decoded.restart.eq(1)]
                 if self._geometry.overlap:
                     m.d.sync += stretch
                 m.next = "BEGIN"
@@ -229,10 +233,8 @@ class FetchUnit(wiring.Component):
                     m.d.comb += self.stall.eq(Stall.ADDRESS)
                 with m.Else():
                     m.d.comb += self.stall.eq(Stall.DATA)
-                with m.If(beat.valid):
-                    m.d.sync += index.eq(index + 1)
-                    with m.If(index == header_beats - 1):
-                        m.next = "JUDGE"
+                with m.If(beat.valid & (decoded.index == header_beats - 1)):
+                    m.next = "JUDGE"
 
             with m.State("JUDGE"):
                 m.d.comb += self.stall.eq(Stall.RUNNING)
@@ -243,7 +245,7 @@ class FetchUnit(wiring.Component):
                 with m.If(header.verdict != ErrorCode.NONE):
                     m.d.sync += self.offset.eq(0)
                     fail(header.verdict)
-                with m.Elif(images_left == 0):
+                with m.Elif(no_image):
                     m.d.comb += self.done.eq(1)
                     m.next = "IDLE"
                 with m.Else():
@@ -259,11 +261,11 @@ class FetchUnit(wiring.Component):
                         m.d.comb += self.stall.eq(Stall.DATA)
                 with m.Elif(beat.payload.error):
                     fail(ErrorCode.READ_RESPONSE)
-                with m.Elif(decoder.illegal):
+                with m.Elif(decoded.illegal):
                     fail(ErrorCode.OPCODE)
                 with m.Elif(blocked):
                     for engine in Engine:
-                        with m.If(decoder.engines[engine]):
+                        with m.If(decoded.engines[engine]):
                             m.d.comb += self.stall.eq(Stall[engine.name])
                 with m.Else():
                     m.d.comb += [
@@ -271,13 +273,11 @@ class FetchUnit(wiring.Component):
                         write.eq(1),
                         self.stall.eq(Stall.RUNNING),
                     ]
-                    m.d.sync += [opcode.eq(decoder.opcode), index.eq(index + 1)]
-                    with m.If(decoder.last):
-                        m.d.sync += index.eq(0)
+                    with m.If(decoded.last):
                         if self._geometry.diagnosis:
-                            size = (index + 1) * self._geometry.bus_bytes
+                            size = (decoded.index + 1) * self._geometry.bus_bytes
                             m.d.sync += self.offset.eq(self.offset + size)
-                        with m.Switch(decoder.opcode):
+                        with m.Switch(decoded.opcode):
                             with m.Case(Opcode.BARRIER):
                                 m.next = "WAIT"
                             with m.Case(Opcode.END):
@@ -290,13 +290,13 @@ class FetchUnit(wiring.Component):
                 with m.If(prefetch.empty):
                     m.next = "WAIT"
                     if repeats:
-                        with m.If(images_left != 1):
+                        with m.If(~last_image):
                             m.d.sync += self.offset.eq(header.fields.body_offset)
                             m.next = "LOCATE"
 
             with m.State("WAIT"):
                 m.d.comb += self.stall.eq(Stall.DRAIN)
-                with m.If(self.engines_idle):
+                with m.If(engines_idle):
                     m.next = "RUN"
                     with m.If(ending):
                         m.d.sync += [
@@ -309,7 +309,7 @@ class FetchUnit(wiring.Component):
                                 regions.input.eq(regions.input + input_stride),
                                 regions.output.eq(regions.output + output_stride),
                             ]
-                        with m.If(images_left == 1 if repeats else 1):
+                        with m.If(last_image):
                             m.d.comb += self.done.eq(1)
                             m.next = "IDLE"
 

@@ -131,10 +131,11 @@ class StoreRead(_Interface):
 
     Members:
         valid: ``Out(1)``.
-        ready: ``In(1)``, low where the datapath reads the same memory, and a beat is not of the row
-            that was read last.
+        ready: ``In(1)``, low where the datapath reads the same memory, but for beats that follow
+            another of the same row.
         memory: ``Out(3)``, one of :data:`READABLE`; others are never ready.
         address: ``Out(address_bits)``, in bus beats.
+        follows: ``Out(1)``. The beat stands behind the one that was taken last.
         data: ``In(bus_bits)``, valid in the cycle after ``valid & ready`` and only then.
     """
 
@@ -145,6 +146,7 @@ class StoreRead(_Interface):
                 "ready": In(1),
                 "memory": Out(MEMORY_BITS),
                 "address": Out(geometry.address_bits),
+                "follows": Out(1),
                 "data": In(geometry.bus_bits),
             }
         )

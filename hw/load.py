@@ -109,7 +109,7 @@ class LoadEngine(wiring.Component):
         current = Signal(layout)
         receiving = Signal()
         accepted = self.data.valid & self.data.ready
-        final = current.length == 0
+        final = Signal()  # the beat that comes is the burst's last
         m.d.comb += [
             self.write.valid.eq(receiving & self.data.valid & ~self.halt),
             self.write.memory.eq(current.memory),
@@ -118,10 +118,14 @@ class LoadEngine(wiring.Component):
             self.data.ready.eq(receiving & (self.write.ready | self.halt)),
         ]
         with m.If(accepted):
-            m.d.sync += [current.local.eq(current.local + 1), current.length.eq(current.length - 1)]
+            m.d.sync += [
+                current.local.eq(current.local + 1),
+                current.length.eq(current.length - 1),
+                final.eq(current.length == 1),
+            ]
         if limit == 1:
             with m.If(asked):
-                m.d.sync += [current.eq(entry), receiving.eq(1)]
+                m.d.sync += [current.eq(entry), receiving.eq(1), final.eq(entry.length == 0)]
             with m.Elif(accepted & final):
                 m.d.sync += receiving.eq(0)
         else:
@@ -132,7 +136,12 @@ class LoadEngine(wiring.Component):
                 pending.r_en.eq(~receiving | (accepted & final)),
             ]
             with m.If(pending.r_en):
-                m.d.sync += [current.eq(pending.r_data), receiving.eq(pending.r_rdy)]
+                following = data.View(layout, pending.r_data)
+                m.d.sync += [
+                    current.eq(following),
+                    receiving.eq(pending.r_rdy),
+                    final.eq(following.length == 0),
+                ]
         m.d.sync += in_flight.eq(in_flight + asked - (accepted & final))
 
         failed = accepted & (self.data.payload.error | (self.data.payload.last != final))

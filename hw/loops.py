@@ -106,13 +106,11 @@ class LoopNest(wiring.Component):
         weight, activation = Signal(2, reset_less=True), Signal(2, reset_less=True)
         pass_weight, pass_activation = Signal(2, reset_less=True), Signal(2, reset_less=True)
         several = self.geometry.weight_digits > 1
-        digits_last = Signal()
+        # Known before the word is due, as those of the counters are.
+        digits_last = Signal(reset_less=True, init=1)
         digit_steps = Signal()
         digits_end = Signal()
         m.d.comb += [
-            digits_last.eq(
-                pooling | (weight == f.weight_digits - 1) | (activation == 0) if several else 1
-            ),
             digit_steps.eq(window_ends & ~digits_last),
             digits_end.eq(window_ends & digits_last),
         ]
@@ -138,29 +136,35 @@ class LoopNest(wiring.Component):
                 self.first_weight_digit.eq(f.digit_sum_first - self.first_activation_digit),
                 lowers_weight.eq(~pooling & (pass_weight != 0)),
             ]
-        with m.If(self.load | (self.step & passes_end)):
-            m.d.sync += [
-                weight.eq(self.first_weight_digit),
-                pass_weight.eq(self.first_weight_digit),
-                activation.eq(self.first_activation_digit),
-                pass_activation.eq(self.first_activation_digit),
+        next_weight, next_activation = Signal(2), Signal(2)
+        m.d.comb += [next_weight.eq(weight), next_activation.eq(activation)]
+        with m.If(self.load | passes_end):
+            m.d.comb += [
+                next_weight.eq(self.first_weight_digit),
+                next_activation.eq(self.first_activation_digit),
             ]
-        with m.Elif(self.step & pass_steps):
+        with m.Elif(pass_steps):
             # The next lower sum starts with the lowest weight digit that it has.
             with m.If(lowers_weight):
-                m.d.sync += [
-                    weight.eq(pass_weight - 1),
-                    pass_weight.eq(pass_weight - 1),
-                    activation.eq(pass_activation),
+                m.d.comb += [
+                    next_weight.eq(pass_weight - 1),
+                    next_activation.eq(pass_activation),
                 ]
             with m.Else():
-                m.d.sync += [
-                    weight.eq(pass_weight),
-                    activation.eq(pass_activation - 1),
-                    pass_activation.eq(pass_activation - 1),
+                m.d.comb += [
+                    next_weight.eq(pass_weight),
+                    next_activation.eq(pass_activation - 1),
                 ]
-        with m.Elif(self.step & digit_steps):
-            m.d.sync += [weight.eq(weight + 1), activation.eq(activation - 1)]
+        with m.Elif(digit_steps):
+            m.d.comb += [next_weight.eq(weight + 1), next_activation.eq(activation - 1)]
+        with m.If(self.load | self.step):
+            m.d.sync += [weight.eq(next_weight), activation.eq(next_activation)]
+            if several:
+                m.d.sync += digits_last.eq(
+                    pooling | (next_weight == f.weight_digits - 1) | (next_activation == 0)
+                )
+            with m.If(self.load | passes_end | pass_steps):
+                m.d.sync += [pass_weight.eq(next_weight), pass_activation.eq(next_activation)]
 
         with m.If(self.load):
             m.d.sync += [self.entry.eq(0), self.entry.start.eq(1)]

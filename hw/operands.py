@@ -65,7 +65,8 @@ class OperandFetch(wiring.Component):
         padding = Signal()
         pad_word = Signal.like(self.pad_word)
         m.d.comb += [
-            self.activation_read.enable.eq(self.control.valid & ~self.padding),
+            # Where there is padding something is read all the same: it is known late.
+            self.activation_read.enable.eq(self.control.valid),
             self.activation_read.address.eq(self.address),
             self.weight_read.enable.eq(controls[1].valid),
             self.weight_read.address.eq(weight_address),

@@ -76,7 +76,8 @@ class PoolingUnit(wiring.Component):
         identity = Signal(signed(g.residual_bits))
         m.d.sync += padding.eq(self.padding)
         m.d.comb += [
-            self.read.enable.eq(self.control.valid & ~self.padding),
+            # Where there is padding something is read all the same: it is known late.
+            self.read.enable.eq(self.control.valid),
             self.read.address.eq(self.address),
             identity.eq(Mux(arrived.sum, 0, -(1 << (g.residual_bits - 1)))),
         ]

@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 from palquant.hw import isa
 from palquant.hw.axi import read_beat, request
 from palquant.hw.config import Geometry
+from palquant.hw.decode import bits_above, fetched_beat
 
 #: Instruction units that are read at once, if bursts may be that long.
 BURST_UNITS = 4
@@ -28,13 +29,14 @@ class Prefetch(wiring.Component):
         start: ``In(dram_bits)``, byte address, a multiple of the bus width.
         beats: ``In(dram_bits - log2(bus_bytes) + 1)``. Beats that may be read.
         flush: ``In(1)``. While high: ask for nothing more, drop all that is there or still comes.
-        empty: ``Out(1)``. Nothing is buffered or on its way.
+        empty: ``Out(1)``. Nothing is buffered, taken and not released, or on its way.
         address: ``Out(stream.Signature(request(geometry)))``.
         data: ``In(stream.Signature(read_beat(geometry)))``, always ready; nothing may come that
             was not asked for.
-        o: ``Out(stream.Signature(read_beat(geometry)))``, with ``error`` also where ``last`` is
+        o: ``Out(stream.Signature(fetched_beat(geometry)))``, with ``error`` also where ``last`` is
             not what it should be.
-        exhausted: ``Out(1)``. All ``beats`` were read and taken.
+        released: ``In(1)``, strobe: a beat that was taken no longer counts as buffered.
+        exhausted: ``Out(1)``. All ``beats`` were read and taken; a cycle late.
         outstanding: ``Out(1)``. Bursts that were asked for are not answered.
     """
 
@@ -50,7 +52,8 @@ class Prefetch(wiring.Component):
                 "empty": Out(1),
                 "address": Out(stream.Signature(request(geometry))),
                 "data": In(stream.Signature(beat)),
-                "o": Out(stream.Signature(beat)),
+                "o": Out(stream.Signature(fetched_beat(geometry))),
+                "released": In(1),
                 "exhausted": Out(1),
                 "outstanding": Out(1),
             }
@@ -79,17 +82,30 @@ class Prefetch(wiring.Component):
         m = Module()
         byte_bits = self._geometry.bus_bytes.bit_length() - 1
         depth, burst_beats = self.depth, self.burst_beats
-        beat_layout = read_beat(self._geometry)
+        beat_layout = fetched_beat(self._geometry)
         beat_bits = burst_beats.bit_length() - 1
 
         m.submodules.fifo = fifo = SyncFIFOBuffered(width=beat_layout.size, depth=depth)
+        held = Signal()  # by a register behind the buffer
+        room = Signal()
         m.d.comb += [
             fifo.w_en.eq(self.data.valid & ~self.flush),
             self.data.ready.eq(1),
-            self.o.payload.eq(fifo.r_data),
-            self.o.valid.eq(fifo.r_rdy & ~self.flush),
-            fifo.r_en.eq(self.o.ready | self.flush),
+            fifo.r_en.eq(room | self.flush),
         ]
+        if self._geometry.overlap:
+            # Block RAM takes most of a cycle to answer.
+            m.d.comb += [self.o.valid.eq(held & ~self.flush), room.eq(~held | self.o.ready)]
+            with m.If(room):
+                m.d.sync += [self.o.payload.eq(fifo.r_data), held.eq(fifo.r_rdy)]
+            with m.If(self.flush):
+                m.d.sync += held.eq(0)
+        else:
+            m.d.comb += [
+                self.o.payload.eq(fifo.r_data),
+                self.o.valid.eq(fifo.r_rdy & ~self.flush),
+                room.eq(self.o.ready),
+            ]
 
         # Bursts end at multiples of their size, hence never cross 4 KiB.
         beat = Signal(self._geometry.dram_bits - byte_bits)
@@ -99,25 +115,37 @@ class Prefetch(wiring.Component):
         space = Signal(range(1, burst_beats + 1))
         size = Signal.like(space)
         asks = Signal()
-        waiting = Signal()  # a burst was asked for that nobody has taken
         asked = self.address.valid & self.address.ready
-        m.d.comb += [
-            space.eq(burst_beats - beat[:beat_bits]),
-            size.eq(Mux(left <= space, left, space)),
-        ]
-        wanted = ~self.flush & (left != 0) & (free >= burst_beats)
+        m.d.comb += space.eq(burst_beats - beat[:beat_bits])
+        length = Mux(left <= space, left, space)
         burst = [
             self.address.payload.address.eq(Cat(Const(0, byte_bits), beat)),
             self.address.payload.length.eq(size - 1),
         ]
+        wanted = ~self.flush & (free >= burst_beats)
         if self._geometry.overlap:
-            m.d.comb += [self.address.valid.eq(waiting), asks.eq(~waiting & wanted)]
+            # A burst's size is known a cycle behind where it begins, in time for the next one.
+            pending = Signal()
+            waiting = Signal()  # a burst was asked for that nobody has taken
+            m.d.sync += [
+                size.eq(length),
+                pending.eq((left != 0) & ~asks & ~self.go & ~self.flush),
+            ]
+            m.d.comb += [
+                self.address.valid.eq(waiting),
+                asks.eq(~waiting & wanted & pending),
+            ]
             with m.If(asks):
                 m.d.sync += [waiting.eq(1), *burst]
             with m.Elif(asked):
                 m.d.sync += waiting.eq(0)
         else:
-            m.d.comb += [self.address.valid.eq(wanted), asks.eq(asked), *burst]
+            m.d.comb += [
+                size.eq(length),
+                self.address.valid.eq(wanted & (left != 0)),
+                asks.eq(asked),
+                *burst,
+            ]
         with m.If(asks):
             m.d.sync += [beat.eq(beat + size), left.eq(left - size)]
         with m.If(self.go):
@@ -130,23 +158,26 @@ class Prefetch(wiring.Component):
         final = (place == burst_beats - 1) | (coming == 1)
         arriving = data.View(beat_layout, fifo.w_data)
         m.d.comb += [
-            arriving.eq(self.data.payload),
+            arriving.data.eq(self.data.payload.data),
+            arriving.last.eq(self.data.payload.last),
             arriving.error.eq(self.data.payload.error | (self.data.payload.last != final)),
         ]
+        if self._geometry.overlap:
+            m.d.comb += arriving.above.eq(bits_above(self._geometry, self.data.payload.data))
         with m.If(self.go):
             m.d.sync += place.eq(self.start[byte_bits:])
         with m.Elif(self.data.valid):
             m.d.sync += place.eq(place + 1)
 
         # A place is taken when its beat is about to be asked for, and free when the beat is gone.
-        dropped = self.data.valid & self.flush
+        dropped = [(each & self.flush) for each in (self.data.valid, fifo.r_rdy, held)]
         m.d.sync += [
-            free.eq(free - Mux(asks, size, 0) + (fifo.r_rdy & fifo.r_en) + dropped),
+            free.eq(free - Mux(asks, size, 0) + self.released + sum(dropped)),
             coming.eq(coming + Mux(asked, self.address.payload.length + 1, 0) - self.data.valid),
         ]
         m.d.comb += [
             self.outstanding.eq(coming != 0),
             self.empty.eq(~self.address.valid & (coming == 0) & (free == depth)),
-            self.exhausted.eq(self.empty & (left == 0)),
         ]
+        m.d.sync += self.exhausted.eq(self.empty & (left == 0) & ~self.go)
         return m

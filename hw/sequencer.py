@@ -136,8 +136,9 @@ class Sequencer(wiring.Component):
         m.d.comb += [
             issue.eq(running & ready),
             leaves.eq(issue & loops.finish),
-            # With one under way before this one, there is room for none behind it.
-            self.instruction.ready.eq((under_way < 2) & ~setting_up & (~running | leaves)),
+            # With one under way before this one, there is room for none behind it. Nor is one
+            # taken in the cycle of another's last word, which is known late.
+            self.instruction.ready.eq((under_way < 2) & ~setting_up & ~running),
             taken.eq(self.instruction.valid & self.instruction.ready),
             waits.eq(drains & (under_way == 2)),
             load.eq(setting_up & ~waits),

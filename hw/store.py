@@ -23,7 +23,8 @@ _BUFFER_BEATS = 8
 class StoreEngine(wiring.Component):
     """Executes STOREs in order.
 
-    The beats of one burst are read while those before it are still on their way. A STORE is
+    The beats of one burst are read while those before it are still on their way, with a cycle
+    between bursts. A STORE is
     complete when the memory has acknowledged its last burst; up to ``outstanding_bursts`` wait for
     that at a time.
 
@@ -85,17 +86,15 @@ class StoreEngine(wiring.Component):
         connect(m, flipped(self.regions), walker.regions)
         connect(m, walker.rows, splitter.i)
 
-        # A burst is taken when its address can go out and its beats can be asked for.
+        # A burst is taken when its address can go out and the beats of the one before are read:
+        # when the last of those is, is known too late in its cycle.
         burst = splitter.o.payload
         in_flight = Signal(range(limit + 1))
         reading = Signal()
         asked_last = Signal()
         taken = splitter.o.valid & splitter.o.ready
         m.d.comb += splitter.o.ready.eq(
-            ~self.halt
-            & (~bus.awvalid | bus.awready)
-            & (in_flight != limit)
-            & (~reading | asked_last)
+            ~self.halt & (~bus.awvalid | bus.awready) & (in_flight != limit) & ~reading
         )
         for name, value in address_constants(self._geometry).items():
             m.d.comb += getattr(bus, "aw" + name).eq(value)
@@ -123,12 +122,13 @@ class StoreEngine(wiring.Component):
             asked_last.eq(asked & (left == 0)),
         ]
         with m.If(asked):
-            m.d.sync += [local.eq(local + 1), left.eq(left - 1)]
+            m.d.sync += [local.eq(local + 1), left.eq(left - 1), self.read.follows.eq(1)]
         with m.If(asked_last):
             m.d.sync += reading.eq(0)
         with m.If(taken):
             m.d.sync += [
                 reading.eq(1),
+                self.read.follows.eq(0),
                 memory.eq(burst.memory),
                 local.eq(burst.local),
                 left.eq(burst.length),

@@ -106,6 +106,10 @@ class Supervisor(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """A state for each answer to the question what the machine is doing."""
         m = Module()
+        # From the cycle in which nothing new starts any more, quiet is for good; what hangs on it
+        # reaches far.
+        settled = Signal()
+        m.d.sync += settled.eq(self.quiet & self.halt)
         failing = Signal()
         code = Signal(ErrorCode)
         offset = Signal(self._geometry.dram_bits)
@@ -171,13 +175,13 @@ class Supervisor(wiring.Component):
                     m.next = "IDLE"
 
             with m.State("HALT"):
-                m.d.comb += [self.halt.eq(1), self.busy.eq(~self.quiet)]
+                m.d.comb += [self.halt.eq(1), self.busy.eq(~settled)]
                 with m.If(self.reset):
                     m.next = "RESET"
 
             with m.State("RESET"):
                 m.d.comb += [self.halt.eq(1), self.busy.eq(1), self.resetting.eq(1)]
-                with m.If(self.quiet):
+                with m.If(settled):
                     m.d.comb += self.clear.eq(1)
                     forget()
                     m.next = "IDLE"

@@ -82,6 +82,8 @@ class Dispatcher(wiring.Component):
     Completion is in order, so a small queue remembers what follows from it. Where instructions do
     not overlap, the instruction itself stays at the head of its queue until it is complete, and the
     engine finds its fields there.
+    An instruction may start in the cycle after its last token is there, at the earliest: whether
+    it may is a register, since much hangs on the start.
 
     Parameters:
         geometry: Sizes of the machine.
@@ -169,15 +171,20 @@ class Dispatcher(wiring.Component):
         signals = Cat(head[f"signal_{engine.name.lower()}"] for engine in Engine)
 
         ready = Signal()  # nothing but a token can hold the head back
+        waiting = Signal()  # the head has not begun
         started = self.instruction.valid & self.instruction.ready
+        # Tokens that are there stay until this engine takes them.
+        complete = Signal()
+        has_all = waiting & ((waits & ~self.available) == 0)
+        if self._geometry.overlap:
+            m.d.sync += complete.eq(has_all & ~started)
+        else:
+            m.d.comb += complete.eq(has_all)
         m.d.comb += [
             self.instruction.payload.eq(head),
-            self.instruction.valid.eq(self.queue.valid & ready & ((waits & ~self.available) == 0)),
+            self.instruction.valid.eq(complete & ready),
             self.take.eq(waits & started.replicate(len(Engine))),
             self.next_layer.eq(head.layer),
-        ]
-        waiting = Signal()  # the head has not begun
-        m.d.comb += [
             self.pending.eq(waiting),
             self.missing.eq(waits & ~self.available & waiting.replicate(len(Engine))),
         ]

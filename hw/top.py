@@ -96,7 +96,9 @@ class Accelerator(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Registers and supervisor around a core that they can reset."""
         m = Module()
-        m.submodules.registers = registers = RegisterFile(REGISTERS, held_bits(self._geometry))
+        m.submodules.registers = registers = RegisterFile(
+            REGISTERS, held_bits(self._geometry), registered=self._geometry.overlap
+        )
         m.submodules.supervisor = supervisor = Supervisor(self._geometry)
         core = Core(self._geometry, self._compute)
         m.submodules.core = ResetInserter(supervisor.clear)(core)

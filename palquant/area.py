@@ -15,6 +15,7 @@ from typing import Any
 from amaranth.lib import wiring
 
 from palquant import hw
+from palquant.cost_model import CostModel
 from palquant.errors import ConfigurationError
 from palquant.files import temporary_folder, write_json
 from palquant.hw.array import MacArray
@@ -27,6 +28,7 @@ from palquant.hw.synthesis import synthesize
 from palquant.hw.top import Accelerator
 from palquant.hw.verilog import convert
 from palquant.hw.wrapper import Wrapper
+from palquant.largest_array import largest_array
 from palquant.progress import progress_bar
 from palquant.sim.build import cache_folder, digest, package_sources
 from palquant.tables import table
@@ -36,6 +38,8 @@ Report = dict[str, Any]
 #: Options of the command line, and their defaults.
 OPTIONS: dict[str, Any] = {"target": None, "scope": None}
 ARRAY, ACCELERATOR = "array", "accelerator"
+#: A scope that is measured only if it is asked for: the largest array that fits, by the cost model.
+LARGEST = "largest"
 #: Of the arrays that are measured by themselves: a register for each level of 32 lanes' sums.
 ARRAY_REGISTERS = 7
 #: What the results depend on beside the gateware.
@@ -84,7 +88,7 @@ class Build:
     def path(self) -> Path:
         """File for the result, named after all that it depends on."""
         parts = [repr(self).encode(), *package_sources(hw)]
-        parts += [f"{name} {_version(name)}".encode() for name in _PACKAGES]
+        parts += [f"{name} {tool_version(name)}".encode() for name in _PACKAGES]
         return cache_folder() / f"{digest(parts)}.json"
 
     def measure(self) -> Report:
@@ -119,7 +123,7 @@ class Build:
         }
 
 
-def _version(package: str) -> str:
+def tool_version(package: str) -> str:
     """What a tool is: its release, or the program that a variable names in its place."""
     variable = package.removeprefix("yowasp-").replace("-", "_").upper()
     try:
@@ -155,6 +159,12 @@ def builds() -> list[Build]:
     return found
 
 
+def largest() -> Build:
+    """The largest array that an ECP5-85F holds, to find out whether it does."""
+    found = largest_array(CostModel.load(), DEVICES["ecp5-85f"])
+    return Build("ecp5", found.geometry, ARRAY, "ecp5-85f", 170)
+
+
 def area(options: Namespace) -> Report:
     """Area of array and accelerator on each FPGA family, and their clock where nextpnr can say."""
     targets = options.target or list(FAMILIES)
@@ -164,7 +174,10 @@ def area(options: Namespace) -> Report:
                 f"no FPGA family is called {name!r} (families: {', '.join(FAMILIES)})"
             )
     scopes = [options.scope] if options.scope else [ARRAY, ACCELERATOR]
-    chosen = [build for build in builds() if build.target in targets and build.scope in scopes]
+    found = [build for build in builds() if build.scope in scopes]
+    if options.scope == LARGEST:
+        found = [largest()]
+    chosen = [build for build in found if build.target in targets]
     if not chosen:
         raise ConfigurationError(f"no {options.scope} is measured on {', '.join(targets)}")
     rows = []

@@ -138,6 +138,14 @@ def positive(text: str) -> int:
     return value
 
 
+def positive_number(text: str) -> float:
+    """Parse a positive number option."""
+    value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"must be a positive number, not {text}")
+    return value
+
+
 def numbers(text: str) -> tuple[float, ...]:
     """Parse an option of numbers between commas."""
     try:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from palquant import accuracy, area, golden, sim
+from palquant import accuracy, area, cost_fit, golden, sim
 from palquant.benchmark import Case, layer_reports, measure, peak_memory_mib
 from palquant.errors import ConfigurationError, MismatchError
 from palquant.files import make_folder, write_json
@@ -228,10 +228,15 @@ BENCHMARKS: dict[str, Callable[[Namespace], Report]] = {
     "growth": growth,
     "accuracy": accuracy.accuracy,
     "area": area.area,
+    "cost": cost_fit.cost,
 }
 #: Options of benchmarks in RTL, and their defaults; every other benchmark has its own.
 OPTIONS = {"geometry": "kilomac", "size": 224, "base_width": 64}
-OTHER_OPTIONS: dict[str, dict[str, Any]] = {"accuracy": accuracy.OPTIONS, "area": area.OPTIONS}
+OTHER_OPTIONS: dict[str, dict[str, Any]] = {
+    "accuracy": accuracy.OPTIONS,
+    "area": area.OPTIONS,
+    "cost": cost_fit.OPTIONS,
+}
 
 
 def _complete(options: Namespace) -> None:

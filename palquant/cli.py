@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from palquant import __version__, cli_board, cli_network, commands, generated, guard
+from palquant import __version__, cli_board, cli_explore, cli_network, commands, generated, guard
 from palquant.arguments import (
     add_command,
     add_geometry,
@@ -18,7 +18,7 @@ from palquant.arguments import (
 )
 
 #: Names of the benchmarks, ``bench.BENCHMARKS``.
-BENCHMARKS = ("resnet18", "speedup", "growth", "accuracy", "area")
+BENCHMARKS = ("resnet18", "speedup", "growth", "accuracy", "area", "cost")
 DESCRIPTION = "Train, compile, simulate and compare 2-bit networks on the palquant accelerator."
 EXAMPLES = """\
 a first run:
@@ -131,21 +131,23 @@ def build_parser() -> argparse.ArgumentParser:
         "measure whole networks in RTL, what they learn, or what the machine takes on FPGAs",
         "palquant bench resnet18 --json build/bench/resnet18.json --plot build/bench/resnet18.svg\n"
         "  palquant bench accuracy --jobs 2 --plot build/bench/accuracy.svg\n"
-        "  palquant bench area --target ecp5",
+        "  palquant bench area --target ecp5\n"
+        "  palquant bench cost --plot build/bench/cost.svg",
     )
     bench.add_argument(
         "benchmark",
         choices=BENCHMARKS,
         help="resnet18: one image, every layer; speedup: PalQuant against 4 bits; growth: image "
         "sizes; accuracy: PalQuant and others, trained on noisy digits, without RTL; area: look-up "
-        "tables and clock frequency of array and accelerator",
+        "tables and clock frequency of array and accelerator; cost: the model of both that "
+        "palquant explore rests on, fitted anew to machines that are synthesised",
     )
-    add_geometry(bench, "kilomac", "; not with accuracy, area")
+    add_geometry(bench, "kilomac", "; not with accuracy, area, cost")
     for name, text in (
         (
             "--size",
             "height and width of the image, growth: the largest (default: 224); not with accuracy, "
-            "area",
+            "area, cost",
         ),
         (
             "--base-width",
@@ -171,8 +173,21 @@ def build_parser() -> argparse.ArgumentParser:
     )
     bench.add_argument(
         "--scope",
-        choices=("array", "accelerator"),
-        help="only arrays, or only whole accelerators (default: both); area only",
+        choices=("array", "accelerator", "largest"),
+        help="only arrays, only whole accelerators, or the largest array that fits an ECP5-85F by "
+        "the model of palquant explore (default: arrays and accelerators); area only",
+    )
+    bench.add_argument(
+        "--model",
+        type=file_path,
+        metavar="FILE",
+        help="where to write the model (default: where palquant explore reads it); cost only",
+    )
+    bench.add_argument(
+        "--no-route",
+        action="store_true",
+        default=None,
+        help="fit no clock, keep that of the model; cost only",
     )
     # Which benchmark has which defaults, the benchmarks know.
     bench.set_defaults(geometry=None)
@@ -192,6 +207,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="measure again what was measured before; not with resnet18, which always measures",
     )
     bench.add_argument("--quiet", action="store_true", help="show no progress")
+
+    cli_explore.add_commands(sub)
 
     inspect = add_command(
         sub,

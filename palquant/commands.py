@@ -242,6 +242,13 @@ def compare(options: Namespace) -> Report:
     return report
 
 
+def explore(options: Namespace) -> Report:
+    """Find the machines that are worth building for a network."""
+    from palquant.explore import explore as run_explore
+
+    return run_explore(options)
+
+
 def bench(options: Namespace) -> Report:
     """Run one benchmark."""
     from palquant.bench import run

@@ -151,7 +151,6 @@ def accuracy(report: Report) -> Figure:
     return figure
 
 
-#: Benchmark -> the picture of its report.
 def area(report: Report) -> Figure:
     """Look-up tables for each multiplier, of arrays alone and of whole accelerators."""
     builds = report["builds"]
@@ -173,12 +172,78 @@ def area(report: Report) -> Figure:
     return figure
 
 
+def cost(report: Report) -> Figure:
+    """Look-up tables as predicted over look-up tables as measured, of whole accelerators."""
+    rows = report["accelerators"]
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.subplots()
+    for fitted, label, color in ((True, "fitted to", COLORS[0]), (False, "never seen", COLORS[5])):
+        chosen = [row for row in rows if row["fitted"] == fitted]
+        places = [row["lut"] for row in chosen], [row["predicted_lut"] for row in chosen]
+        axes.plot(*places, "o", label=label, color=color)
+        for row in chosen:
+            axes.annotate(
+                row["geometry"], (row["lut"], row["predicted_lut"]), xytext=(5, -8),
+                textcoords="offset points", fontsize="x-small",
+            )  # fmt: skip
+    most = max(max(row["lut"], row["predicted_lut"]) for row in rows) * 1.1
+    axes.plot([0, most], [0, most], color="black", linewidth=0.8, label="equal")
+    axes.fill_between([0, most], [0, 0.9 * most], [0, 1.1 * most], color="black", alpha=0.08,
+                      linewidth=0, label="10 %")  # fmt: skip
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.set_xlabel("look-up tables, synthesised")
+    axes.set_ylabel("look-up tables, predicted")
+    axes.set_title(f"whole accelerators on {report['device']}")
+    axes.legend(fontsize="small")
+    return figure
+
+
+def machines(report: Report) -> Figure:
+    """Images a second over what a machine is weighed by, and the machines that none beats."""
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    axes = figure.subplots()
+    by_share = report["cost"] == "share"
+    name, unit = ("share", "largest share of a resource") if by_share else ("lut", "look-up tables")
+    arrays = list(dict.fromkeys(row["array"] for row in report["machines"]))
+    for index, array in enumerate(arrays):
+        rows = [row for row in report["machines"] if row["array"] == array]
+        axes.plot(
+            [row[name] for row in rows], [row["images_per_s"] for row in rows], linestyle="",
+            marker=MARKERS[index % len(MARKERS)], color=COLORS[index % len(COLORS)], label=array,
+            markerfacecolor="white",
+        )  # fmt: skip
+    front = report["front"]
+    places = [row[name] for row in front], [row["images_per_s"] for row in front]
+    axes.step(*places, where="post", color="black", linewidth=0.8, zorder=0, label="Pareto front")
+    for row in front:
+        axes.annotate(
+            f"{row['array']} {row['images_per_s']:.1f}", (row[name], row["images_per_s"]),
+            xytext=(-5, 5), ha="right", textcoords="offset points", fontsize="x-small",
+        )  # fmt: skip
+    axes.set_xlabel(f"{unit}, {report['device']}")
+    axes.set_ylabel("images a second")
+    if by_share:
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+    else:
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.set_ylim(bottom=0)
+    axes.margins(x=0.1)
+    axes.grid(alpha=0.3)
+    axes.set_title(report["network"])
+    axes.legend(fontsize="small", loc="upper left")
+    return figure
+
+
+#: Benchmark, or command -> the picture of its report.
 PLOTS: dict[str, Callable[[Report], Figure]] = {
     "resnet18": layer_cycles,
     "speedup": speedups,
     "growth": growth,
     "accuracy": accuracy,
     "area": area,
+    "cost": cost,
+    "explore": machines,
 }
 
 
@@ -192,8 +257,8 @@ def check_plot(path: Path) -> None:
         raise InputError(f"{path}: cannot draw this format (supported: {', '.join(FORMATS)})")
 
 
-def draw(benchmark: str, report: Report, path: Path) -> None:
-    """Draw a benchmark's report to a file; the suffix says the format.
+def draw(name: str, report: Report, path: Path) -> None:
+    """Draw the report of a benchmark or command to a file; the suffix says the format.
 
     The same report gives the same bytes.
 
@@ -205,5 +270,5 @@ def draw(benchmark: str, report: Report, path: Path) -> None:
     # Without a fixed salt, SVG names its elements at random; without a date, at no time.
     with rc_context({"svg.hashsalt": "palquant", "font.size": 9}):
         metadata = {"Date": None} if kind == "svg" else None
-        PLOTS[benchmark](report).savefig(stream, format=kind, metadata=metadata)
+        PLOTS[name](report).savefig(stream, format=kind, metadata=metadata)
     write_bytes(path, stream.getbuffer())

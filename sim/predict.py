@@ -122,7 +122,7 @@ class Compute:
         """Take an instruction if there is one; returns the memory ports that it will use."""
         if cycle < self._ready:
             return []
-        head = self._dispatch.head()
+        head = self._dispatch.head(cycle)
         if head is None:
             return []
         f = head.fields
@@ -137,7 +137,7 @@ class Compute:
         self._attribute_run(cycle, set_up, timing, f)
         self._source, self._paced, self._finish = f["source"], timing.paced, timing.finish
         self._room = self._complete + 1
-        self._ready = max(timing.finish, self._room)
+        self._ready = max(timing.finish + 1, self._room)
         self._complete = timing.complete
         self._clock.at(self._ready)
         self._clock.at(timing.complete + 1, lambda now: self._dispatch.complete(now, head))
@@ -146,7 +146,7 @@ class Compute:
     def _attribute_wait(self, cycle: int, f: Mapping[str, int]) -> None:
         """Cycles since the last word, up to the one in which the next instruction is taken."""
         pending, tokens = self._dispatch.pending_since()
-        there = max(tokens.values(), default=0)
+        startable = self._dispatch.startable_since()
         now = self._finish + 1
 
         def until(end: int, layer: int, activity: Activity) -> None:
@@ -156,9 +156,11 @@ class Compute:
             now = max(now, end)
 
         # As Attribution does: the engine's own word as long as it has no room.
-        until(max(pending, min(self._room, there)), self._layer, Activity.DEPENDENCY)
+        held_back = min(self._room, startable)
+        until(max(pending, held_back), self._layer, Activity.DEPENDENCY)
         until(tokens.get(Engine.LOAD, 0), f["layer"], CAUSES[Cause(f["cause"])])
         until(tokens.get(Engine.STORE, 0), f["layer"], Activity.OUTPUT)
+        until(startable, f["layer"], Activity.DEPENDENCY)
         until(cycle, self._layer, Activity.DRAIN)
         if self._finish < cycle:
             self._account.add(f["layer"], Activity.DEPENDENCY, 1, cycle, cycle)

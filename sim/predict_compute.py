@@ -167,29 +167,11 @@ class ComputeTiming:
 
     @cached_property
     def _pool_reads(self) -> Cycles:
-        """Every word but padding."""
-        f = self._fields
-        emits = self._emits
-        begins = np.concatenate(([self._start], emits[:-1] + 1))
+        """Every word, padding as well."""
+        begins = np.concatenate(([self._start], self._emits[:-1] + 1))
         cycles = begins[:, None] + np.arange(self._taps)
-        cycles[:, -1] = emits
-
-        def inside(axis: str) -> npt.NDArray[np.bool_]:
-            outputs = np.arange(f[f"output_{axis}"])[:, None] * f[f"stride_{axis}"]
-            taps = f[f"first_{axis[:-1]}"] + outputs + np.arange(f[f"kernel_{axis}"])
-            return (taps >= 0) & (taps < f[f"input_{axis}"])
-
-        rows, columns = inside("rows"), inside("columns")
-        window = rows[:, None, None, :, None] & columns[None, :, None, None, :]
-        shape = (
-            f["output_chunks"],
-            f["output_rows"],
-            f["output_columns"],
-            self._geometry.beats,
-            f["kernel_rows"],
-            f["kernel_columns"],
-        )
-        return cycles.reshape(-1)[np.broadcast_to(window, shape).reshape(-1)] + _ISSUE
+        cycles[:, -1] = self._emits
+        return cycles.reshape(-1) + _ISSUE
 
 
 class Ports:

@@ -155,18 +155,28 @@ class Dispatch:
 
         self._clock.at(cycle + 1, visible)
 
-    def head(self) -> Instruction | None:
-        """The next instruction, if it has all that it waits for."""
+    def head(self, cycle: int) -> Instruction | None:
+        """The next instruction, if it may start in this cycle: if it had all before."""
         if not self._queue or self._begun == self._in_flight:
             return None
         head = self._queue[0]
-        return head if self._tokens.available(self.engine, head.waits) else None
+        if not self._tokens.available(self.engine, head.waits):
+            return None
+        first = self.startable_since()
+        if cycle < first:
+            self._clock.at(first)
+        return head if cycle >= first else None
 
     def pending_since(self) -> tuple[int, dict[Engine, int]]:
         """Since when the head is there, and since when each token that it waits for is."""
         head = self._queue[0]
         tokens = {giver: self._tokens.since(giver, self.engine) for giver in head.waits}
         return self._head_since, tokens
+
+    def startable_since(self) -> int:
+        """First cycle in which the head, which has all that it waits for, may start."""
+        pending, tokens = self.pending_since()
+        return max(pending, *tokens.values(), 0) + 1
 
     def take(self, cycle: int) -> None:
         """The engine takes the head."""

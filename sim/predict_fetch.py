@@ -16,10 +16,14 @@ from palquant.sim.predict_transfer import ReadChannel
 
 #: From a write into Amaranth's ``SyncFIFOBuffered`` to the entry at its output.
 _FIFO_LATENCY = 2
+#: From there to the fetch unit: a register behind the buffer, another behind the decoder.
+_REGISTERS = 2
 #: From the decision to read on (``start``, the header's verdict, an empty buffer behind END) to
-#: the cycle in which the prefetch can ask for its first burst: states LOCATE and BEGIN, whose
-#: ``go`` shows in the next cycle.
+#: the cycle in which the state behind BEGIN is reached: LOCATE and BEGIN.
 _RESTART = 3
+#: From there to the cycle in which the prefetch can ask for its first burst: its size is known
+#: a cycle behind ``go``, which shows in the next cycle.
+_SIZE = 1
 
 
 class State(Enum):
@@ -92,7 +96,7 @@ class PrefetchModel:
         def begins(first: int) -> None:
             self._unknown -= 1
             self._arrivals.extend(range(first, first + beats))
-            self._clock.at(first + _FIFO_LATENCY)
+            self._clock.at(first + _FIFO_LATENCY + _REGISTERS)
 
         return begins
 
@@ -100,7 +104,7 @@ class PrefetchModel:
         """Whether a beat can be taken in this cycle."""
         if not self._arrivals or cycle <= self._popped:
             return False
-        since = self._arrivals[0] + _FIFO_LATENCY
+        since = self._arrivals[0] + _FIFO_LATENCY + _REGISTERS
         if cycle < since:
             self._clock.at(since)
         return cycle >= since
@@ -120,8 +124,19 @@ class PrefetchModel:
         """With ``flush`` since ``cycle``: when it is empty; None as long as that is not known."""
         if self._unknown:
             return None
-        empty, popped = cycle, self._popped
-        for arrival in self._arrivals:
+        # Beats that have left the buffer for a register are dropped at once.
+        empty, popped = cycle, -1
+        arrivals = deque(self._arrivals)
+        for _ in range(_REGISTERS):
+            if not arrivals:
+                break
+            left = max(arrivals[0] + _FIFO_LATENCY, popped + 1)
+            if left >= cycle:
+                break
+            arrivals.popleft()
+            empty, popped = cycle + 1, left
+        popped = cycle - 1
+        for arrival in arrivals:
             if arrival < cycle:  # in the buffer, which it leaves beat by beat
                 popped = max(arrival + _FIFO_LATENCY, popped + 1, cycle)
                 empty = max(empty, popped + 1)
@@ -170,6 +185,7 @@ class Fetch:
         self._since = 0  # first cycle in that state
         self._beat = 0  # of the header or instruction
         self._last = False  # the last image's END was read
+        self._idle: int | None = None  # since when the engines have nothing to do
         self.done: int | None = None
 
     def start(self, cycle: int) -> None:
@@ -179,7 +195,9 @@ class Fetch:
     def _locate(self, cycle: int, offset: int, end: int) -> None:
         """The state LOCATE follows on ``cycle``."""
         place, beats = (self._address + offset), end - offset
-        self._prefetch.go(cycle + _RESTART, place // self._bus_bytes, beats // self._bus_bytes)
+        self._prefetch.go(
+            cycle + _RESTART + _SIZE, place // self._bus_bytes, beats // self._bus_bytes
+        )
 
     def _enter(self, cycle: int, state: State) -> None:
         self._state, self._since, self._beat = state, cycle, 0
@@ -193,6 +211,10 @@ class Fetch:
     def step(self, cycle: int) -> None:
         """What the state does in this cycle."""
         self._prefetch.step(cycle)
+        if not all(dispatch.idle for dispatch in self._dispatches.values()):
+            self._idle = None
+        elif self._idle is None:
+            self._idle = cycle
         if cycle < self._since or self.done is not None:
             return
         match self._state:
@@ -247,7 +269,10 @@ class Fetch:
             self._enter(empty + _RESTART, State.WAIT)
 
     def _wait(self, cycle: int) -> None:
-        if not all(dispatch.idle for dispatch in self._dispatches.values()):
+        if self._idle is None:
+            return
+        if cycle == self._idle:  # it shows a cycle later
+            self._clock.at(cycle + 1)
             return
         if self._last:
             self.done = cycle

@@ -140,7 +140,7 @@ class Rows:
                     self._clock.at(self._ready)
             if self._split is not None:
                 return
-            self._entered = max(self._moved + 1, self._freed)
+            self._entered = max(self._moved, self._freed) + 1
             self._split, self._bursts = row, deque(row.bursts)
             self._clock.at(self._entered + 1)
             self._moved = None

@@ -142,7 +142,7 @@ class Load:
             else:
                 self._ask(cycle, burst)
         if self._rows.free(cycle):
-            head = self._dispatch.head()
+            head = self._dispatch.head(cycle)
             if head is not None:
                 self._dispatch.take(cycle)
                 self._rows.take(cycle, head)
@@ -189,16 +189,17 @@ class Store:
         self._latency = latency
         self._in_flight = 0
         self._row_beats = max(1, geometry.residual_bits_per_word // geometry.bus_bits)
-        self._kept = -1  # row of the residual memory that was read last
         self._reading: tuple[int, Burst, Port | None] | None = None
         self._end = 0  # cycle in which the last beat of the burst is read
+        self._free = 0  # first cycle in which the next one may begin
         self._response = 0  # cycle of the last response
         self.beats = 0  # asked for so far
 
     def step(self, cycle: int) -> None:
         """Begin a burst, take an instruction."""
         burst = self._rows.burst(cycle)
-        if burst is not None and self._in_flight < self._limit and self._reading is None:
+        free = self._reading is None and cycle >= self._free
+        if burst is not None and self._in_flight < self._limit and free:
             port = _STORE_PORTS.get(Memory(burst.instruction.fields["memory"]))
             self._in_flight += 1
             self.beats += burst.beats
@@ -207,7 +208,7 @@ class Store:
             self._end = 0
             self._plan()
         if self._rows.free(cycle):
-            head = self._dispatch.head()
+            head = self._dispatch.head(cycle)
             if head is not None:
                 self._dispatch.take(cycle)
                 self._rows.take(cycle, head)
@@ -228,20 +229,19 @@ class Store:
         """Cycle in which the last beat is read, the first from cycle ``first`` on."""
         if port is None or self._row_beats == 1:
             return self._ports.last(port, first, burst.beats)
-        # A row is read once, for all of its beats.
+        # A burst reads a row once, for all of its beats.
         needed = [not local % self._row_beats for local in range(burst.local, burst.end)]
-        # Compiled programs store whole rows, so that no write can have changed a kept one.
-        needed[0] |= burst.local // self._row_beats != self._kept
+        needed[0] = True
         return self._ports.last_of_rows(port, first, needed)
 
     def _read(self, cycle: int) -> None:
         """The last beat of a burst is read: the next one may begin, the response follows."""
         if self._reading is None or cycle != self._end:
             return  # planned otherwise meanwhile
-        _, burst, port = self._reading
+        _, burst, _ = self._reading
         self._reading = None
-        if port is not None:
-            self._kept = (burst.end - 1) // self._row_beats
+        self._free = cycle + 1
+        self._clock.at(self._free)
         sent = cycle + StoreEngine.DATA_LATENCY
         self._response = max(sent + self._latency, self._response + 1)
 

@@ -14,6 +14,7 @@ from palquant.sw.layout import TensorLayout
 from palquant.sw.network import PlacedNetwork
 from palquant.sw.pack import GroupInput
 from palquant.sw.segments import Part, Segment
+from palquant.sw.tile import Place
 
 
 @dataclass
@@ -23,26 +24,24 @@ class TileAddresses:
     Parameters:
         first_row: First output row.
         rows: Output rows.
-        input_start: Word of the first input row that the tile reads.
+        input_start: Where the first input row that the tile reads lies.
         input_tap: Row of tap (0, 0) at the first output row, relative to that input row.
-        input_low: That input row's number in the whole tensor.
         input_rows: Input rows that exist for the tile.
-        residual_in: Word of the first residual row, or None.
-        residual_leaves: Whether the residual that the layer makes is stored to DRAM.
-        resident: Tensor -> word of the tile's first row in activation or residual memory.
-        buffer: Tensor of codes -> word of the tile's first row in the output buffer, or None.
+        residual_in: Where the first residual row lies, or None.
+        gaps: Whether a pool leaves the residual memory's read port a cycle for each result.
+        resident: Tensor -> place of the tile's first row in activation or residual memory, or None.
+        buffer: Tensor of codes -> place of the tile's first row in the output buffer, or None.
     """
 
     first_row: int
     rows: int
-    input_start: int
+    input_start: Place
     input_tap: int
-    input_low: int
     input_rows: int
-    residual_in: int | None = None
-    residual_leaves: bool = False
-    resident: dict[str, int | None] = field(default_factory=dict)
-    buffer: dict[str, int | None] = field(default_factory=dict)
+    residual_in: Place | None = None
+    gaps: bool = False
+    resident: dict[str, Place | None] = field(default_factory=dict)
+    buffer: dict[str, Place | None] = field(default_factory=dict)
 
 
 def compute_fields(
@@ -104,8 +103,8 @@ def compute_fields(
         # The residual lies where the layer computes, before its lanes are scattered. Groups that
         # share it find it at the same words.
         start = segment.start % layout.placement.slots
-        f["residual_in_address"] = tile.residual_in + start // g.lanes
-        f["residual_in_row_stride"] = layout.row_words
+        f["residual_in_address"] = tile.residual_in.word + start // g.lanes
+        f["residual_in_row_stride"] = _stride(layout, tile.residual_in)
         f["residual_in_pixel_stride"] = layout.pixel_words
         f["residual_in_address"] += column * layout.pixel_words
     stored = layer.residual_out or layer.logits
@@ -124,11 +123,14 @@ def compute_fields(
             for memory in ("activation", "output"):
                 f[f"{prefix}{memory}_address"] += column * layout.pixel_words
     f["steps"] = _steps(layer, f, g)
-    if tile.residual_leaves and not isinstance(layer.operation, Convolution):
-        # A pool reads a residual word every cycle. Stores read through the same port, and would
-        # wait until it ends; so each result, which is a word, leaves them a cycle.
+    if tile.gaps and not isinstance(layer.operation, Convolution):
         f["steps"] = max(f["steps"], min(_STEPS_MAX, f["kernel_rows"] * f["kernel_columns"] + 1))
     return f
+
+
+def _stride(layout: TensorLayout, place: Place) -> int:
+    """Words from a tensor's row to the next, modulo the address space."""
+    return place.step * layout.row_words % (1 << layout.geometry.address_bits)
 
 
 #: Largest value of the field.
@@ -186,16 +188,17 @@ def _input_fields(
     group: GroupInput | None,
 ) -> dict[str, int]:
     g = network.geometry
+    wrap = 1 << g.address_bits
     node = layer.operation
     layout = network.layouts[network.stored(layer.input)]
-    row_step, pixel_step = layout.row_words, layout.pixel_words
+    row_step, pixel_step = tile.input_start.step * layout.row_words, layout.pixel_words
     kernel = node.weight.shape[2:] if isinstance(node, Convolution) else node.kernel
     first_column = -node.padding[1]
-    start = tile.input_start + tile.input_tap * row_step + first_column * pixel_step
+    start = tile.input_start.word + tile.input_tap * row_step + first_column * pixel_step
     f = {
-        "input_row_step": row_step,
+        "input_row_step": row_step % wrap,
         "input_pixel_step": pixel_step,
-        "input_row_stride": row_step * node.stride[0],
+        "input_row_stride": row_step * node.stride[0] % wrap,
         "input_pixel_stride": pixel_step * node.stride[1],
         "input_rows": tile.input_rows,
         "input_columns": layer.input_shape.width,
@@ -253,8 +256,8 @@ def _residual_fields(layout: TensorLayout, tile: TileAddresses, segment: Segment
     assert layout.group_words % (layout.placement.span // g.lanes) == 0
     return {
         "residual_out": 1,
-        "residual_out_address": start + words,
-        "residual_out_row_stride": layout.row_words,
+        "residual_out_address": start.word + words,
+        "residual_out_row_stride": _stride(layout, start),
         "residual_out_pixel_stride": layout.pixel_words,
         "residual_out_group_stride": layout.group_words if scattered else 0,
     }
@@ -265,12 +268,14 @@ def _code_fields(
 ) -> dict[str, int]:
     offset = segment.base // layout.geometry.tin * layout.digits
     resident, buffer = tile.resident[layout.name], tile.buffer[layout.name]
+    steps = {place.step for place in (resident, buffer) if place is not None}
+    assert len(steps) == 1, "both memories have their rows in the same order"
     return {
         prefix + "to_activation": int(resident is not None),
         prefix + "to_output": int(buffer is not None),
-        prefix + "activation_address": 0 if resident is None else resident + offset,
-        prefix + "output_address": 0 if buffer is None else buffer + offset,
-        prefix + "row_stride": layout.row_words,
+        prefix + "activation_address": 0 if resident is None else resident.word + offset,
+        prefix + "output_address": 0 if buffer is None else buffer.word + offset,
+        prefix + "row_stride": steps.pop() * layout.row_words % (1 << layout.geometry.address_bits),
         prefix + "pixel_stride": layout.pixel_words,
         prefix + "group_stride": layout.group_words if segment.scatter > 1 else 0,
     }

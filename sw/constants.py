@@ -170,6 +170,21 @@ class Constants:
         bits = words * g.weight_bits_per_word + slots * g.parameter_bits_per_row
         return bits // g.bus_bits
 
+    def block_beats(self, layer: Layer) -> int:
+        """Bus beats of the weights of a layer's largest segment."""
+        g = self.geometry
+        most = max(len(segment.outputs) for segment in self.segments(layer)) // g.tout
+        return most * self._chunk_words(layer) * g.weight_bits_per_word // g.bus_bits
+
+    def result_words(self, layer: Layer) -> int:
+        """Words that the array, or the pooling unit, takes for each result of one output chunk."""
+        node = layer.operation
+        if not isinstance(node, Convolution):
+            rows, columns = node.kernel
+            return rows * columns * self.geometry.beats
+        source = self.network.graph.types[self.network.stored(layer.input)]
+        return self._chunk_words(layer) * isa.digits(source.bits)
+
     def _stays(self, layers: list[tuple[Layer, list[Segment]]]) -> dict[Memory, bool]:
         """Which of a group's constants stay for all of its tiles."""
         half = self._fit(layers, 2)

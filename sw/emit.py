@@ -8,6 +8,7 @@ COMPUTE itself are filled in by ``compute_fields``.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from palquant.hw.config import Geometry
 from palquant.hw.isa import Base, Memory, Opcode
@@ -20,7 +21,34 @@ from palquant.sw.network import PlacedNetwork
 from palquant.sw.plan import Planner
 from palquant.sw.schedule import Instruction, Step
 from palquant.sw.segments import Part, Segment
-from palquant.sw.tile import OnChip, Policy, Role, Tiling, home, input_rows
+from palquant.sw.strips import Span
+from palquant.sw.tile import OnChip, Place, Policy, Role, Tiling, home
+
+
+@dataclass(frozen=True, eq=False)
+class _Tile:
+    """What one layer of a group computes for one tile.
+
+    Parameters:
+        group: The layers that are computed together.
+        tiling: How they are cut.
+        number: Number of the tile.
+        member: The layer.
+        span: Its rows.
+    """
+
+    group: Group
+    tiling: Tiling
+    number: int
+    member: Member
+    span: Span
+
+    def find(
+        self, role: Role, layout: TensorLayout, row: int, index: int | None = None
+    ) -> Place | None:
+        """Where a row lies in a buffer of this layer or of layer ``index``, if there is one."""
+        index = self.member.index if index is None else index
+        return self.tiling.find(role, index, layout.name, self.number, row)
 
 
 class Emitter:
@@ -71,99 +99,122 @@ class Emitter:
         return is_input and source.name not in self.chip.resident and self.chip.keep(source)
 
     def _emit_group(self, group: Group, tiling: Tiling, fresh_input: bool) -> None:
-        height = group.members[0].layer.shape.height
         segments = self.planner.segments(group)
         layers = [member.layer for member in group.members]
         self.constants.begin(list(zip(layers, segments, strict=True)))
-        for first in range(0, height, tiling.rows):
-            last = min(first + tiling.rows, height)
-            for member, parts in zip(group.members, segments, strict=True):
-                tile = self._addresses(member, group, tiling, first, last)
-                loads = self._tile_loads(member, group, tile, fresh_input)
+        for number, spans in enumerate(tiling.spans):
+            for member, level, parts in zip(group.members, group.levels, segments, strict=True):
+                tile = _Tile(group, tiling, number, member, spans[level])
+                loads = self._loads(tile, fresh_input)
                 fresh_input = False
-                steps = [step for part in parts for step in self._steps(member, tile, part)]
-                steps[0].loads += loads
-                steps[-1].stores += self._tile_stores(member, group, tile, first, last)
-                self.steps += steps
+                for first, last in self._turns(tile):
+                    rows = self._addresses(tile, first, last)
+                    steps = [step for part in parts for step in self._steps(member, rows, part)]
+                    steps[0].loads += loads
+                    steps[-1].stores += self._stores(tile, first, last)
+                    self.steps += steps
+                    loads = []
 
     # Tiles
 
-    def _addresses(
-        self, member: Member, group: Group, tiling: Tiling, first: int, last: int
-    ) -> TileAddresses:
-        """Where one tile of a layer finds its inputs and puts its results."""
-        tap, low, high = input_rows(member.layer, first, last)
+    def _turns(self, tile: _Tile) -> list[Span]:
+        """Rows of a tile that are computed one after the other.
 
-        def find(layout: TensorLayout, row: int) -> int:
-            """Word of a tensor's row ``row``, the first that the tile reads."""
-            if layout.name in self.chip.resident:
-                return self.chip.resident[layout.name] + row * layout.row_words
-            if layout.name in group.strips:
-                found = tiling.find(Role.STRIP, group.maker(layout.name), layout.name, first)
-            else:
-                found = tiling.find(Role.READ, member.index, layout.name, first)
-            assert found is not None
-            return found
+        Rows of the next tile take the places of those of this one, but for the last, which both
+        read. Where they are stored as well, they leave while the last one is computed.
+        """
+        first, last = tile.span
+        leaves = any(
+            tile.group.shares_rows(layout.name)
+            and home(layout) is Memory.RESIDUAL
+            and self.chip.goes_to_dram(layout, tile.group)
+            for layout in tile.member.writes
+        )
+        if leaves and last - first > 1 and last < tile.member.layer.shape.height:
+            return [(first, last - 1), (last - 1, last)]
+        return [(first, last)]
 
-        tile = TileAddresses(
+    def _addresses(self, tile: _Tile, first: int, last: int) -> TileAddresses:
+        """Where some rows of a tile find their inputs, and where their results go."""
+        group, member = tile.group, tile.member
+        tap, low, high = member.layer.input_rows(first, last)
+        stored = [out for out in member.writes if self.chip.goes_to_dram(out, group)]
+        return TileAddresses(
             first_row=first,
             rows=last - first,
-            input_start=find(member.reads[0], low),
+            input_start=self._read(tile, member.reads[0], low),
             input_tap=tap - low,
-            input_low=low,
             input_rows=high - low,
+            residual_in=self._added(tile, first),
+            # Stores read the residual memory through the same port as a pool, every cycle of which
+            # is a read, and would wait until it ends. In a group, the other layers give them time.
+            gaps=len(group.members) == 1 and Memory.RESIDUAL in map(home, stored),
+            resident={out.name: self._made(tile, out, first) for out in member.writes},
+            buffer={out.name: tile.find(Role.WRITE, out, first) for out in member.writes},
         )
-        if len(member.reads) > 1:
-            tile.residual_in = find(member.reads[1], first)
-        tile.residual_leaves = any(
-            home(layout) is Memory.RESIDUAL and self.chip.goes_to_dram(layout, group)
-            for layout in member.writes
-        )
-        for layout in member.writes:
-            start = tiling.find(Role.STRIP, member.index, layout.name, first)
-            if group.kept[layout.name]:
-                start = self.chip.resident[layout.name] + first * layout.row_words
-            tile.resident[layout.name] = start
-            tile.buffer[layout.name] = tiling.find(Role.WRITE, member.index, layout.name, first)
-        return tile
 
-    def _tile_loads(
-        self, member: Member, group: Group, tile: TileAddresses, fresh_input: bool
-    ) -> list[Instruction]:
+    def _read(self, tile: _Tile, layout: TensorLayout, row: int) -> Place:
+        """Where a row of a tensor that a tile reads lies."""
+        if layout.name in self.chip.resident:
+            return Place(self.chip.resident[layout.name] + row * layout.row_words)
+        if layout.name in tile.group.strips:
+            found = tile.find(Role.STRIP, layout, row, tile.group.maker(layout.name))
+        else:
+            found = tile.find(Role.READ, layout, row)
+        assert found is not None
+        return found
+
+    def _made(self, tile: _Tile, layout: TensorLayout, row: int) -> Place | None:
+        """Where a row of a tensor that a tile makes lies, or None if it is in the output buffer."""
+        if tile.group.kept[layout.name]:
+            return Place(self.chip.resident[layout.name] + row * layout.row_words)
+        return tile.find(Role.STRIP, layout, row)
+
+    def _added(self, tile: _Tile, row: int) -> Place | None:
+        """Where a row of the residuals that a tile adds lies, or None if it adds none."""
+        member = tile.member
+        if len(member.reads) == 1:
+            return None
+        if self.chip.adds_in_place(tile.group, member):
+            (total,) = (layout for layout in member.writes if layout.name == member.sum)
+            return self._made(tile, total, row)
+        return self._read(tile, member.reads[1], row)
+
+    def _loads(self, tile: _Tile, fresh_input: bool) -> list[Instruction]:
         """Loads of a tile's input rows and residual rows, where they are not on chip."""
         loads = []
-        source = member.reads[0]
-        absent = [
-            layout.name not in self.chip.resident and layout.name not in group.strips
-            for layout in member.reads
-        ]
+        member = tile.member
+        source, *residual = member.reads
+        first, last = tile.span
+        _, low, high = member.layer.input_rows(first, last)
         if fresh_input:
-            start = self.chip.resident[source.name]
-            loads += self._rows(Opcode.LOAD, member, source, start, 0, source.shape.height)
-        elif absent[0]:
-            rows = tile.input_rows
-            loads += self._rows(Opcode.LOAD, member, source, tile.input_start, tile.input_low, rows)
-        if len(member.reads) > 1 and absent[1]:
-            assert tile.residual_in is not None
-            residual = member.reads[1]
-            loads += self._rows(
-                Opcode.LOAD, member, residual, tile.residual_in, tile.first_row, tile.rows
-            )
+            low, high = 0, source.shape.height
+        if fresh_input or self.chip.loads(tile.group, source):
+            start = self._read(tile, source, low).word
+            loads += self._rows(Opcode.LOAD, member, source, start, low, high - low)
+        if residual and self.chip.loads(tile.group, residual[0]):
+            place = self._added(tile, first)
+            assert place is not None
+            loads += self._rows(Opcode.LOAD, member, residual[0], place.word, first, last - first)
         return loads
 
-    def _tile_stores(
-        self, member: Member, group: Group, tile: TileAddresses, first: int, last: int
-    ) -> list[Instruction]:
-        """Stores of a tile's results, where they are not to stay on chip alone."""
+    def _stores(self, tile: _Tile, first: int, last: int) -> list[Instruction]:
+        """Stores of rows of a tile's results, where they are not to stay on chip alone."""
         stores = []
-        for layout in member.writes:
-            if not self.chip.goes_to_dram(layout, group):
+        for layout in tile.member.writes:
+            if not self.chip.goes_to_dram(layout, tile.group):
                 continue
             codes = layout.type.kind is Kind.CODES
             memory = Memory.OUTPUT if codes else Memory.RESIDUAL
-            start = tile.buffer[layout.name] if codes else tile.resident[layout.name]
-            assert start is not None
-            stores += self._rows(Opcode.STORE, member, layout, start, first, last - first, memory)
+            place = self._made(tile, layout, first)
+            if codes:
+                place = tile.find(Role.WRITE, layout, first)
+            assert place is not None
+            # Rows that lie backwards leave one by one: a transfer has no negative strides.
+            most = last - first if place.step > 0 else 1
+            for row in range(first, last, most):
+                start = place.word + (row - first) * place.step * layout.row_words
+                stores += self._rows(Opcode.STORE, tile.member, layout, start, row, most, memory)
         return stores
 
     def _rows(

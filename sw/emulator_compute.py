@@ -312,7 +312,7 @@ class ComputeUnit:
             + row * f[f"{prefix}_row_stride"]
             + column * f[f"{prefix}_pixel_stride"]
             + (chunk * g.beats + beat) * words_per_beat
-        )
+        ) % (1 << self.geometry.address_bits)
         if index.max() + words_per_beat > g.residual_words:
             raise ExecutionError(
                 f"{prefix} reaches residual word {index.max()} of {g.residual_words}"
@@ -335,7 +335,9 @@ class ComputeUnit:
         if f["scatter_groups"] > 1:
             groups = groups.reshape(*groups.shape[:-1], g.beats, g.lanes)
             self._check_groups(f, groups)
-            index = index + groups * f["residual_out_group_stride"]
+            index = (index + groups * f["residual_out_group_stride"]) % (
+                1 << self.geometry.address_bits
+            )
         if index.max() >= g.residual_words:
             raise ExecutionError(f"writes residual word {index.max()} of {g.residual_words}")
         beats = v.reshape(*v.shape[:-1], g.beats, g.lanes)
@@ -373,7 +375,8 @@ class ComputeUnit:
                 if not f[f"{prefix}to_{name}"]:
                     continue
                 memory = getattr(self.memories, name)
-                index = f[f"{prefix}{name}_address"] + offset + digit
+                wrap = 1 << self.geometry.address_bits
+                index = (f[f"{prefix}{name}_address"] + offset + digit) % wrap
                 if index.max() >= memory.shape[1]:
                     raise ExecutionError(f"writes {name} word {index.max()} of {memory.shape[1]}")
                 memory[:, index, element % g.tin] = plane

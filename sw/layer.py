@@ -89,6 +89,23 @@ class Layer:
         return isinstance(self.operation, Convolution) and self.operation.quantized
 
     @property
+    def window(self) -> tuple[int, int, int]:
+        """Height, vertical stride and vertical padding of its window."""
+        node = self.operation
+        kernel = node.weight.shape[2] if isinstance(node, Convolution) else node.kernel[0]
+        return kernel, node.stride[0], node.padding[0]
+
+    def input_rows(self, first: int, last: int) -> tuple[int, int, int]:
+        """Row of the first tap, and the rows that exist, for output rows first to last - 1."""
+        kernel, stride, padding = self.window
+        height = self.input_shape.height
+        top = first * stride - padding
+        bottom = (last - 1) * stride - padding + kernel
+        # Where all taps are padding, a row is named all the same.
+        low = min(max(0, top), height - 1)
+        return top, low, max(low + 1, min(height, bottom))
+
+    @property
     def outputs(self) -> list[str]:
         """Names of the tensors that it makes."""
         names = [code.tensor for code in self.codes]

@@ -1,8 +1,9 @@
 """Decides layer by layer what stays on chip, and which layers are computed strip by strip together.
 
-Layers that could join (see ``fuse``) do so if that moves fewer beats over the bus than computing
-them one after the other: a group's strips are sometimes lower than a layer's own tiles, and weights
-that do not stay are loaded for each.
+Layers that could join (see ``fuse``) do so if that takes less time than computing them one after
+the other, or as long and fewer beats on the bus: a group's strips are sometimes lower than a
+layer's own tiles, and weights that do not stay are loaded for each; but what the bus does beside a
+long computation takes no time. An estimate decides (see ``cost``).
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 from palquant.errors import CapacityError
 from palquant.hw.config import Geometry
 from palquant.sw.constants import Constants
+from palquant.sw.cost import Cost
 from palquant.sw.fuse import Group, Member
 from palquant.sw.graph import Kind
 from palquant.sw.layout import TensorLayout
 from palquant.sw.network import PlacedNetwork
 from palquant.sw.segments import Segment
-from palquant.sw.tile import OnChip, Tiling, home, input_rows, window
+from palquant.sw.tile import OnChip, Tiling, home
 
 #: Beats that a group's last tile may store; taller tiles are lowered if that costs nothing.
 MAX_TAIL_BEATS = 2048
@@ -35,6 +37,7 @@ class Planner:
         self.geometry: Geometry = network.geometry
         self.chip = chip
         self.constants = constants
+        self.cost = Cost(network.geometry, chip, constants)
 
     def begin(self, first: int) -> tuple[Group, Tiling]:
         """The layer ``first`` and those that join it, and how all of them are cut.
@@ -50,20 +53,17 @@ class Planner:
         before = self.chip.state()
         group, tiling = self._longest(first, len(self.network.layers) - first)
         count = len(group.members)
-        if count == 1:
-            return group, tiling
-        together = self._beats(group, tiling)
-        joined = self.chip.state()
-        self.chip.restore(before)
-        try:
-            apart = self._beats_apart(first, count)
-        except CapacityError:
-            apart = together
-        if apart < together:
+        best, least = count, self.cost.estimate(group, tiling)
+        for most in range(count - 1, 0, -1):
             self.chip.restore(before)
-            return self._longest(first, 1)
-        self.chip.restore(joined)
-        return group, tiling
+            try:
+                cost = self._cost_apart(first, count, most)
+            except CapacityError:
+                continue
+            if cost < least:
+                best, least = most, cost
+        self.chip.restore(before)
+        return self._longest(first, best)
 
     def end(self, group: Group, tiling: Tiling) -> None:
         """Give back a group's buffers, and the tensors that nobody reads any more."""
@@ -86,12 +86,14 @@ class Planner:
             by_parts = any(self.constants.parts(member.layer) for member in group.members)
             try:
                 # Where a result takes several COMPUTEs, they see one row of results at a time.
-                return group, self.chip.tile(group, 1 if by_parts else None)
+                tiling = self.chip.tile(group, 1 if by_parts else None)
+                if not by_parts or not group.levels[-1]:
+                    return group, tiling
             except CapacityError:
-                most = len(group.members) - 1
-                if not most:
+                if len(group.members) == 1:
                     raise
-                self.chip.restore(before)
+            most = len(group.members) - 1
+            self.chip.restore(before)
 
     def _collect(self, first: int, most: int) -> Group:
         group = Group()
@@ -110,26 +112,32 @@ class Planner:
         joins.
         """
         net, index = self.network, member.index
-        kept = dict.fromkeys((layout.name for layout in member.writes), False)
-        passing = []
-        for layout in member.writes:
-            if net.last_use(layout.name) <= index or layout.type.kind is Kind.LOGITS:
-                continue
-            if self._passing(layout, index):
-                passing.append(layout)
-            elif not self._crowds(member, layout):
-                kept[layout.name] = self.chip.keep(layout)
-        longer = group.with_member(member, kept, net)
+        later = [
+            layout
+            for layout in member.writes
+            if net.last_use(layout.name) > index and layout.type.kind is not Kind.LOGITS
+        ]
+        passing = [layout for layout in later if self._passing(layout, index)]
+        staying = [out for out in later if out in passing or not self._crowds(member, out)]
+        before = self.chip.state()
+        others = [layout for layout in staying if layout not in passing]
+        longer = group.with_member(member, self._keep(member, others), net)
         if passing and (len(longer.members) == most or not longer.joins(Member.of(net, index + 1))):
-            for layout in passing:
-                kept[layout.name] = self.chip.keep(layout)
-            longer = group.with_member(member, kept, net)
+            self.chip.restore(before)
+            longer = group.with_member(member, self._keep(member, staying), net)
         return longer
+
+    def _keep(self, member: Member, layouts: list[TensorLayout]) -> dict[str, bool]:
+        """Keep some of a layer's results, as far as they fit; says which of all stay."""
+        kept = dict.fromkeys((layout.name for layout in member.writes), False)
+        return kept | {layout.name: self.chip.keep(layout) for layout in layouts}
 
     def _passing(self, layout: TensorLayout, index: int) -> bool:
         last = self.network.last_use(layout.name)
-        following = last == index + 1 and Member.of(self.network, last).row_local(layout.name)
-        return following and self.chip.large(layout)
+        if last != index + 1 or not self.chip.large(layout):
+            return False
+        reader = Member.of(self.network, last)
+        return reader.row_local(layout.name) or reader.by_window(layout.name)
 
     def _lower(self, group: Group, tiling: Tiling) -> Tiling:
         """Lower tiles, where they move no more beats.
@@ -137,15 +145,15 @@ class Planner:
         What the last tile stores leaves when the group's computation is over, and the next layer
         may have to wait for it.
         """
-        beats = self._beats(group, tiling)
-        while tiling.rows > 1 and self._stored_beats(group) * tiling.rows > MAX_TAIL_BEATS:
+        beats = self.cost.beats(group, tiling)
+        while tiling.rows > 1 and self.cost.stored_beats(group, tiling.spans[0]) > MAX_TAIL_BEATS:
             before = self.chip.state()
             self.chip.release_buffers(tiling)
             try:
                 lower = self.chip.tile(group, -(-tiling.rows // 2))
             except CapacityError:  # smaller blocks may leave gaps that no buffer fits
                 lower = tiling
-            if lower is tiling or not lower.doubled or self._beats(group, lower) > beats:
+            if lower is tiling or not lower.doubled or self.cost.beats(group, lower) > beats:
                 self.chip.restore(before)
                 break
             tiling = lower
@@ -157,7 +165,7 @@ class Planner:
         They overlap from tile to tile: the lower the tiles, the more often rows are loaded.
         """
         source = member.reads[0]
-        kernel, stride, _ = window(member.layer)
+        kernel, stride, _ = member.layer.window
         return (
             kernel > stride
             and self.chip.large(layout)
@@ -167,38 +175,13 @@ class Planner:
 
     # Cost
 
-    def _stored_beats(self, group: Group) -> int:
-        """Bus beats that a group stores for one row of results."""
-        return sum(
-            layout.row_beats
-            for member in group.members
-            for layout in member.writes
-            if self.chip.goes_to_dram(layout, group)
-        )
-
-    def _beats_apart(self, first: int, count: int) -> int:
-        """Bus beats of layers that are computed one after the other."""
-        total = 0
-        for index in range(first, first + count):
-            group, tiling = self._longest(index, 1)
-            total += self._beats(group, tiling)
+    def _cost_apart(self, first: int, count: int, most: int) -> tuple[int, int]:
+        """Cost of layers of which the first ``most`` are joined, and no others."""
+        cycles, beats, index = 0, 0, first
+        while index < first + count:
+            group, tiling = self._longest(index, most if index == first else 1)
+            more = self.cost.estimate(group, tiling)
+            cycles, beats = cycles + more[0], beats + more[1]
             self.end(group, tiling)
-        return total
-
-    def _beats(self, group: Group, tiling: Tiling) -> int:
-        """Bus beats that a group's tiles load and store."""
-        height = group.members[0].layer.shape.height
-        tiles = range(0, height, tiling.rows)
-        layers = [member.layer for member in group.members]
-        total = self.constants.beats(
-            list(zip(layers, self.segments(group), strict=True)), len(tiles)
-        )
-        for member in group.members:
-            for number, layout in enumerate(member.reads):
-                if layout.name in self.chip.resident or layout.name in group.strips:
-                    continue
-                for first in tiles:
-                    last = min(first + tiling.rows, height)
-                    _, low, high = input_rows(member.layer, first, last)
-                    total += (last - first if number else high - low) * layout.row_beats
-        return total + height * self._stored_beats(group)
+            index += len(group.members)
+        return cycles, beats

@@ -19,7 +19,8 @@ What orders instructions:
 
 Knowledge is a vector clock: for each engine, how many of its instructions are complete. Since
 engines complete in order, the last reader and the last writer of each byte in each engine decide,
-and each access looks at those alone.
+and each access looks at those alone, and at those before them that are not complete either where it
+meets nothing but gaps of theirs.
 
 A run of several images repeats the body, from its first instruction to END. That END leaves no
 token and no instruction behind, so that the images are in order; :func:`check_races` also makes
@@ -38,7 +39,7 @@ import numpy.typing as npt
 from palquant.errors import InstructionError
 from palquant.hw.config import COMPUTES_UNDER_WAY, Geometry
 from palquant.hw.isa import Base, Memory, Opcode
-from palquant.sw.accesses import Access, accesses
+from palquant.sw.accesses import Access, accesses, adds_in_place
 
 Clock = tuple[int, int, int]
 Cells = npt.NDArray[np.int64]
@@ -191,6 +192,10 @@ class _Touched:
             for each in found
         ]
 
+    def meets(self, index: int, access: Access) -> bool:
+        """Whether an instruction conflicts with an access of another."""
+        return any(use.access.conflicts(access) for use in self.uses[index])
+
     def conflict(self, first: int, second: int) -> str:
         """Where two instructions meet, in words; they conflict."""
         a, b = next(
@@ -218,7 +223,7 @@ def _check_order(program: Sequence[Placed], known: Sequence[Clock], touched: _To
         if not uses:
             continue
         engine, clock = _ENGINES.index(item.opcode), known[index]
-        if any(
+        if not adds_in_place(item.opcode, item.fields) and any(
             a.access.conflicts(b.access)
             for a in uses
             if a.access.write
@@ -233,12 +238,13 @@ def _check_order(program: Sequence[Placed], known: Sequence[Clock], touched: _To
                 if other == engine and (engine != _COMPUTE or access.write):
                     continue
                 latest = int(cells[first:end].max())
-                if latest > clock[other]:
-                    before = members[other][latest - 1]
-                    raise InstructionError(
-                        f"{item} may begin before {program[before]} is complete: nothing orders "
-                        f"what they do to {touched.conflict(before, index)}"
-                    )
+                # Cells are of whole intervals, whose pieces may lie between those of others.
+                for before in reversed(members[other][clock[other] : latest]):
+                    if touched.meets(before, access):
+                        raise InstructionError(
+                            f"{item} may begin before {program[before]} is complete: nothing "
+                            f"orders what they do to {touched.conflict(before, index)}"
+                        )
         members[engine].append(index)
         for access, space, first, end in uses:
             if (engine, access.write) not in last[space]:

@@ -2,8 +2,9 @@
 
 Tensors that fit stay in on-chip memory from the layer that makes them to the last that reads
 them. Others pass through buffers, tile by tile; with more than one tile each buffer that is loaded
-or stored is doubled, so that the next tile's transfers run beside this tile's computation. All
-layers of a group have tiles of the same rows.
+or stored is doubled, so that the next tile's transfers run beside this tile's computation. Which
+rows each layer of a group computes for a tile, and where they lie in a buffer, is worked out in
+``strips``.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from palquant.hw.config import Geometry
 from palquant.hw.isa import Memory
 from palquant.sw.allocate import FreeList
 from palquant.sw.fuse import Group, Member
-from palquant.sw.graph import Convolution, Kind
-from palquant.sw.layer import Layer
+from palquant.sw.graph import Kind
 from palquant.sw.layout import TensorLayout
+from palquant.sw.strips import Run, Span, back_and_forth, in_order, reversed_where, tile_spans
 
 #: Share of a memory from which on a tensor stays only if it must.
 LARGE = 1 / 4
@@ -54,11 +55,52 @@ Key = tuple[Role, int, str]
 
 @dataclass(frozen=True)
 class _Buffer:
-    """Memory and words of a buffer, and whether the bus uses it while the next tile computes."""
+    """What a buffer is to hold, and whether the bus uses it while the next tile computes."""
 
     memory: Memory
-    words: int
+    row_words: int
+    rows: int
+    runs: list[Run]
     doubled: bool
+
+    @property
+    def words(self) -> int:
+        return self.rows * self.row_words
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the rows of a tensor lie.
+
+    Parameters:
+        word: First word of a row.
+        step: Rows from it to the next one in memory: 1 or -1.
+    """
+
+    word: int
+    step: int = 1
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A buffer, or as many of them as tiles take turns with.
+
+    Parameters:
+        memory: Where.
+        starts: First word of each copy.
+        row_words: Words of a row.
+        runs: Rows in it, tile by tile.
+    """
+
+    memory: Memory
+    starts: list[int]
+    row_words: int
+    runs: list[Run]
+
+    def find(self, tile: int, row: int) -> Place:
+        """Where a tensor's row lies during a tile."""
+        start, run = self.starts[tile % len(self.starts)], self.runs[tile]
+        return Place(start + run.find(row) * self.row_words, run.step)
 
 
 @dataclass(frozen=True)
@@ -66,21 +108,21 @@ class Tiling:
     """How a group of layers is cut.
 
     Parameters:
-        rows: Output rows of a tile; the last tile may have fewer.
-        buffers: (role, layer's index, tensor) -> memory, and the first word of each copy.
+        rows: Output rows of the last layer in a tile; the last tile may have fewer.
+        spans: Rows that the layers of each level compute, tile by tile.
+        buffers: (role, layer's index, tensor) -> buffer.
         doubled: Whether the next tile's transfers can run beside this tile's computation.
     """
 
     rows: int
-    buffers: dict[Key, tuple[Memory, list[int]]]
+    spans: list[tuple[Span, ...]]
+    buffers: dict[Key, Buffer]
     doubled: bool
 
-    def find(self, role: Role, index: int, tensor: str, first: int) -> int | None:
-        """First word of a buffer for the tile that starts at output row ``first``, or None."""
-        if (role, index, tensor) not in self.buffers:
-            return None
-        _, starts = self.buffers[role, index, tensor]
-        return starts[first // self.rows % len(starts)]
+    def find(self, role: Role, index: int, tensor: str, tile: int, row: int) -> Place | None:
+        """Where a tensor's row lies during a tile, or None if there is no such buffer."""
+        buffer = self.buffers.get((role, index, tensor))
+        return None if buffer is None else buffer.find(tile, row)
 
 
 class OnChip:
@@ -137,9 +179,9 @@ class OnChip:
 
     def release_buffers(self, tiling: Tiling) -> None:
         """Give back a group's buffers."""
-        for memory, starts in tiling.buffers.values():
-            for start in starts:
-                self._memories[memory].release(start)
+        for buffer in tiling.buffers.values():
+            for start in buffer.starts:
+                self._memories[buffer.memory].release(start)
 
     def goes_to_dram(self, layout: TensorLayout, group: Group) -> bool:
         """Whether a tensor that a group makes is stored to DRAM."""
@@ -157,22 +199,23 @@ class OnChip:
         Raises:
             CapacityError: Not even one output row fits; names layer, memory, and what it needs.
         """
-        height = group.members[0].layer.shape.height
+        height = group.members[-1].layer.shape.height
         name = " + ".join(member.layer.name for member in group.members)
         staying = {memory: space.used for memory, space in self._memories.items()}
         shortage: tuple[Memory, int] | None = None
         for rows, copies in _candidates(height):
             if most is not None and rows > most:
                 continue
-            wanted = self._buffers(group, rows)
-            extents_fit = all(_extents_fit(member, rows, self.geometry) for member in group.members)
+            spans = tile_spans(group, rows)
+            wanted = self._buffers(group, spans)
+            extents_fit = _extents_fit(group, spans, self.geometry)
             shortage = None
             # Rotation spreads buffers; where they do not fit like that, they may fit side by side.
             for rotate in (True, False):
                 before = self.state()
                 buffers, full = self._allot(wanted, copies, rotate)
                 if full is None and extents_fit:
-                    return Tiling(rows, buffers, copies > 1)
+                    return Tiling(rows, spans, buffers, copies > 1)
                 self.restore(before)
                 if full is None:
                     break
@@ -196,9 +239,9 @@ class OnChip:
 
     def _allot(
         self, wanted: dict[Key, _Buffer], copies: int, rotate: bool
-    ) -> tuple[dict[Key, tuple[Memory, list[int]]], Memory | None]:
+    ) -> tuple[dict[Key, Buffer], Memory | None]:
         """Allot buffers; also the memory that is too small, if one is."""
-        buffers: dict[Key, tuple[Memory, list[int]]] = {}
+        buffers: dict[Key, Buffer] = {}
         for key, buffer in wanted.items():
             space = self._memories[buffer.memory]
             count = copies if buffer.doubled else 1
@@ -206,49 +249,55 @@ class OnChip:
             got = [start for start in starts if start is not None]
             if len(got) < count:
                 return {}, buffer.memory
-            buffers[key] = (buffer.memory, got)
+            buffers[key] = Buffer(buffer.memory, got, buffer.row_words, buffer.runs)
         return buffers, None
 
-    def _buffers(self, group: Group, rows: int) -> dict[Key, _Buffer]:
-        """Each buffer that a tile of ``rows`` output rows needs."""
+    def loads(self, group: Group, layout: TensorLayout) -> bool:
+        """Whether a tensor that a layer of a group reads comes from DRAM, tile by tile."""
+        return layout.name not in self.resident and layout.name not in group.strips
+
+    def adds_in_place(self, group: Group, member: Member) -> bool:
+        """Whether a layer's sums take the place of the residuals that it loads."""
+        if member.sum is None or group.shares_rows(member.sum):
+            return False
+        return self.loads(group, member.reads[1])
+
+    def _buffers(self, group: Group, spans: list[tuple[Span, ...]]) -> dict[Key, _Buffer]:
+        """Each buffer that some tiles need."""
         wanted: dict[Key, _Buffer] = {}
-        for member in group.members:
+        for member, level in zip(group.members, group.levels, strict=True):
+            own = [tile[level] for tile in spans]
+            in_place = self.adds_in_place(group, member)
             for number, layout in enumerate(member.reads):
-                if layout.name in self.resident or layout.name in group.strips:
+                if not self.loads(group, layout) or (number and in_place):
                     continue
-                kernel, stride, _ = window(member.layer)
-                tall = min(member.layer.input_shape.height, (rows - 1) * stride + kernel)
-                words = (rows if number else tall) * layout.row_words
-                wanted[Role.READ, member.index, layout.name] = _Buffer(home(layout), words, True)
+                read = own if number else [member.layer.input_rows(*span)[1:] for span in own]
+                buffer = _Buffer(home(layout), layout.row_words, *in_order(read), True)
+                wanted[Role.READ, member.index, layout.name] = buffer
             for layout in member.writes:
-                words = rows * layout.row_words
                 stored = self.goes_to_dram(layout, group)
                 codes = layout.type.kind is Kind.CODES
-                if stored and codes:
-                    key = (Role.WRITE, member.index, layout.name)
-                    wanted[key] = _Buffer(Memory.OUTPUT, words, True)
+                rows, runs = in_order(own)
                 if not group.kept[layout.name] and (not codes or layout.name in group.strips):
                     # Residuals are stored from where the next layer finds them.
-                    doubled = stored and not codes
-                    key = (Role.STRIP, member.index, layout.name)
-                    wanted[key] = _Buffer(home(layout), words, doubled)
+                    doubled = (stored and not codes) or (in_place and layout.name == member.sum)
+                    height = rows
+                    if group.shares_rows(layout.name) and len(spans) > 1:
+                        (height, runs), doubled = back_and_forth(own), False
+                    buffer = _Buffer(home(layout), layout.row_words, height, runs, doubled)
+                    wanted[Role.STRIP, member.index, layout.name] = buffer
+                if stored and codes:
+                    # Both memories have their rows in the same order: an instruction knows one.
+                    buffer = _Buffer(
+                        Memory.OUTPUT, layout.row_words, rows, reversed_where(runs, own), True
+                    )
+                    wanted[Role.WRITE, member.index, layout.name] = buffer
         return wanted
 
 
 def home(layout: TensorLayout) -> Memory:
     """The memory where a tensor stays if it stays on chip."""
     return Memory.ACTIVATION if layout.type.kind is Kind.CODES else Memory.RESIDUAL
-
-
-def input_rows(layer: Layer, first: int, last: int) -> tuple[int, int, int]:
-    """Row of the first tap, and the rows that exist, for output rows first to last - 1."""
-    kernel, stride, padding = window(layer)
-    height = layer.input_shape.height
-    top = first * stride - padding
-    bottom = (last - 1) * stride - padding + kernel
-    # Where all taps are padding, a row is named all the same.
-    low = min(max(0, top), height - 1)
-    return top, low, max(low + 1, min(height, bottom))
 
 
 def _candidates(height: int) -> Iterator[tuple[int, int]]:
@@ -267,16 +316,13 @@ def _candidates(height: int) -> Iterator[tuple[int, int]]:
         yield 1, 1
 
 
-def _extents_fit(member: Member, rows: int, geometry: Geometry) -> bool:
+def _extents_fit(group: Group, spans: list[tuple[Span, ...]], geometry: Geometry) -> bool:
     limit = (1 << geometry.extent_bits) - 1
-    layer = member.layer
-    _, first, last = input_rows(layer, 0, rows)
-    widest = max(layer.shape.width, layer.input_shape.width)
-    return max(rows, widest, last - first) <= limit
-
-
-def window(layer: Layer) -> tuple[int, int, int]:
-    """Height, vertical stride and vertical padding of a layer's window."""
-    node = layer.operation
-    kernel = node.weight.shape[2] if isinstance(node, Convolution) else node.kernel[0]
-    return kernel, node.stride[0], node.padding[0]
+    for member, level in zip(group.members, group.levels, strict=True):
+        layer = member.layer
+        widest = max(layer.shape.width, layer.input_shape.width)
+        for span in {tile[level] for tile in spans}:
+            _, first, last = layer.input_rows(*span)
+            if max(span[1] - span[0], widest, last - first) > limit:
+                return False
+    return True

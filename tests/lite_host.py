@@ -2,6 +2,8 @@
 
 import random
 
+from amaranth import Cat
+
 
 class LiteHost:
     """Reads and writes registers, with random pauses on all channels.
@@ -87,9 +89,8 @@ class LiteHost:
         while not ready:
             _, _, ready = await ctx.tick().sample(bus.arready)
         ctx.set(bus.arvalid, 0)
-        value = ctx.get(bus.rdata) if ctx.get(bus.rvalid) else None
-        response = await self._response(ctx, "r", bus.rresp)
-        return value, response
+        answer = await self._response(ctx, "r", Cat(bus.rresp, bus.rdata))
+        return answer >> len(bus.rresp), answer & ((1 << len(bus.rresp)) - 1)
 
     async def _response(self, ctx, channel, signal):
         valid, ready = getattr(self.bus, channel + "valid"), getattr(self.bus, channel + "ready")

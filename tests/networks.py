@@ -341,3 +341,36 @@ def shuffled_network(size: int = 12, groups: int = 2, channels: int = 16) -> Bui
     x = downsampling_block(b, "down", x, 2 * channels, groups)
     b.classifier(x, 5)
     return b
+
+
+def pool(b: Builder, name: str, source: str, kernel, stride, padding=0, kind=MaxPool) -> str:
+    """A square pool; a sum pool has no padding."""
+    shape = {"kernel": (kernel, kernel), "stride": (stride, stride)}
+    if kind is MaxPool:
+        shape["padding"] = (padding, padding)
+    return b.add(kind(name=name, input=source, **shape))
+
+
+def pooled_network(height, *pools, width=9, channels=32) -> Builder:
+    """A stem and pools behind it, each with its kernel, stride and padding; codes at the end."""
+    b = Builder(drawer(7))
+    x = b.convolution("stem", b.start(1, height, width), channels, 8)
+    x = b.relu("relu", b.affine("stem.affine", x))
+    for index, shape in enumerate(pools):
+        x = pool(b, f"pool{index}", x, *shape)
+    acc = b.convolution("conv", b.quantize("codes", x, 2), channels, 2, groups=2)
+    b.add(Add(name="sum", a=b.affine("branch", acc), b=x))
+    return b
+
+
+def strided_network(height, kernel=3, stride=2, padding=1, width=9) -> Builder:
+    """A convolution that reads codes by windows, made by a layer without a halo."""
+    b = Builder(drawer(7))
+    x = b.convolution("stem", b.start(1, height, width), 32, 8)
+    acc = b.convolution("first", b.quantize("codes", b.affine("x", x), 2), 32, 2, groups=2,
+                        kernel=(1, 1), padding=(0, 0))  # fmt: skip
+    codes = b.quantize("between", acc, 4)
+    acc = b.convolution("second", codes, 16, 2, groups=2, kernel=(kernel, kernel),
+                        stride=(stride, stride), padding=(padding, padding))  # fmt: skip
+    b.quantize("result", b.affine("y", acc), 2)
+    return b

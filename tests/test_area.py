@@ -65,6 +65,19 @@ def test_parts_of_the_benchmark(target, one_build, monkeypatch, capsys):
     assert set(done) == {(target, ARRAY)}
 
 
+def test_the_largest_array_is_measured_if_it_is_asked_for(one_build, monkeypatch, capsys):
+    done = []
+    monkeypatch.setattr(
+        Build, "measure", lambda self: done.append(self) or dict.fromkeys(FIELDS, 1)
+    )
+    command = ["bench", "area", "--quiet", "--target", "ecp5", "--scope", "largest"]
+    assert main(command) == 0
+    (build,) = done
+    assert build == area.largest()
+    assert build.device == "ecp5-85f"
+    assert build.geometry.peak_macs >= 4096
+
+
 def test_refusals(one_build, capsys):
     assert main(["bench", "area", "--target", "virtex"]) == 1
     assert "no FPGA family is called 'virtex' (families: ecp5" in capsys.readouterr().err

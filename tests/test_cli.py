@@ -377,7 +377,7 @@ def test_every_command_has_help_with_an_example():
     choices = next(action.choices for action in parser._actions if action.choices)
     assert set(choices) == {
         "train", "import", "export", "compile", "simulate", "compare", "generate", "bench",
-        "inspect", "bitstream", "host", "package",
+        "inspect", "bitstream", "host", "package", "explore",
     }  # fmt: skip
     for command in choices.values():
         text = command.format_help()

@@ -10,21 +10,30 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, reject, settings
 from hypothesis import strategies as st
-from networks import Builder, basic_block, drawer, random_network, shuffled_network
+from networks import (
+    Builder,
+    basic_block,
+    drawer,
+    pooled_network,
+    random_network,
+    shuffled_network,
+    strided_network,
+)  # fmt: skip
 
 from palquant.errors import CapacityError, RangeError
 from palquant.hw.carry_chain import Technology
 from palquant.hw.config import PRESETS, Geometry
 from palquant.hw.generate import verilog
-from palquant.hw.isa import Opcode
+from palquant.hw.isa import ADDRESS_BITS, Opcode
 from palquant.sim.build import build_driver
 from palquant.sim.bus import Bus
 from palquant.sim.driver import Simulator
 from palquant.sim.run import profile
 from palquant.sim.scoreboard import compare_outputs, require_equal
+from palquant.sw.accesses import adds_in_place
 from palquant.sw.compile import RESIDENT_SHARES, compile_graph
 from palquant.sw.emulator import Emulator
-from palquant.sw.graph import Convolution, Input, Normalization, Quantize, Shape
+from palquant.sw.graph import Add, Convolution, Input, Normalization, Quantize, Shape
 from palquant.sw.image import MemoryImage
 
 TINY = PRESETS["tiny"]
@@ -184,6 +193,43 @@ def test_strips_pass_from_layer_to_layer(keep_all):
              if opcode is Opcode.COMPUTE]  # fmt: skip
     assert order != sorted(order)
     check(SMALL, b, image, Bus(latency=30, stall=0.2, seed=2))
+
+
+@pytest.mark.parametrize("keep_all", [False, True])
+@pytest.mark.parametrize(
+    "pools", [[(3, 2, 1)], [(2, 2)], [(3, 2, 1), (2, 2)], [(3, 2), (3, 2, 1)]], ids=str
+)
+def test_pools_read_strips_by_windows(pools, keep_all):
+    """A row that two tiles read stays, and the others lie behind it in the opposite direction."""
+    b = pooled_network(21, *pools)
+    with mock.patch("palquant.sw.compile.RESIDENT_SHARES", (0.0,)):
+        image = compile_graph(b.graph(), SMALL, keep_all=keep_all)
+    order = [f["layer"] for _, opcode, f in Emulator(SMALL, image.data).program
+             if opcode is Opcode.COMPUTE]  # fmt: skip
+    assert order != sorted(order)
+    check(SMALL, b, image, Bus(latency=30, stall=0.2, seed=3))
+
+
+@pytest.mark.parametrize("height", [60, 61])
+def test_convolutions_of_stride_2_read_strips_by_windows(height):
+    b = strided_network(height, width=30)
+    image = compile_graph(b.graph(), TINY)
+    assert any(f.get("input_row_step", 0) >> (ADDRESS_BITS - 1)
+               for _, _, f in Emulator(TINY, image.data).program)  # fmt: skip
+    check(TINY, b, image, Bus(latency=30, stall=0.2, seed=3))
+
+
+@pytest.mark.parametrize("keep_all", [False, True])
+def test_sums_take_the_place_of_the_residuals_that_they_load(keep_all):
+    b = Builder(drawer(3))
+    x = b.affine("x", b.convolution("stem", b.start(1, 20, 9), 32, 8))
+    acc = b.convolution("conv", b.quantize("codes", x, 2), 32, 2, groups=2)
+    b.add(Add(name="sum", a=b.affine("branch", acc), b=x))
+    image = compile_graph(b.graph(), SMALL, keep_all=keep_all)
+    sums = [f for _, opcode, f in Emulator(SMALL, image.data).program
+            if opcode is Opcode.COMPUTE and adds_in_place(opcode, f)]  # fmt: skip
+    assert len({f["residual_out_address"] for f in sums if f["residual_out"]}) > 2
+    check(SMALL, b, image, Bus(latency=30, stall=0.2, seed=4))
 
 
 @pytest.mark.parametrize("registers", [2, 6])

@@ -235,7 +235,7 @@ def dense(g, **fields):
     )
 
 
-def test_no_cycle_is_lost_within_an_instruction_and_one_between_two():
+def test_no_cycle_is_lost_within_an_instruction_and_two_between_two():
     g = GEOMETRIES[0]
     slots = random_parameters(seeded("dense"), g)
     expected = Expected(g, slots, 4)
@@ -245,7 +245,7 @@ def test_no_cycle_is_lost_within_an_instruction_and_one_between_two():
     check(bench, expected)
     ends = bench.last_words
     size = 32 * g.beats
-    assert [end - ends[0] for end in ends] == [k * (size + 1) for k in range(4)]
+    assert [end - ends[0] for end in ends] == [k * (size + 2) for k in range(4)]
     assert set(bench.activities[: ends[-1]]) == {Activity.ARRAY, Activity.DEPENDENCY}
 
 
@@ -266,7 +266,7 @@ def test_activities_add_up():
     counts = {activity: bench.activities.count(activity) for activity in Activity}
     assert counts[Activity.OUTPUT] == 31 * 3 * g.beats
     # The first result of the second instruction still waits for the last of the first.
-    assert counts[Activity.MERGE] == 31 * 11 * g.beats + 3 * g.beats - 1
+    assert counts[Activity.MERGE] == 31 * 11 * g.beats + 3 * g.beats - 2
     assert counts[Activity.DRAIN] == bench.completions[1] - bench.last_words[1]
     assert sum(counts.values()) == len(bench.activities)
 

@@ -4,13 +4,14 @@ import dataclasses
 import random
 
 import pytest
+from amaranth import Module
 from amaranth.sim import Simulator
 from programs import random_instruction
 
 from palquant.errors import InstructionError
 from palquant.hw import isa
 from palquant.hw.config import geometry
-from palquant.hw.decode import ENGINES, Decoder
+from palquant.hw.decode import ENGINES, Decoder, bits_above
 from palquant.hw.isa import Opcode
 from palquant.hw.tokens import Engine
 
@@ -22,6 +23,9 @@ def decode(bits, instruction, **sizes):
     """(opcode, one-hot engine, number of the last beat), or the number of the illegal beat."""
     g = dataclasses.replace(KILOMAC, bus_bits=bits, **sizes)
     dut = Decoder(g)
+    m = Module()
+    m.submodules.dut = dut
+    m.d.comb += dut.above.eq(bits_above(g, dut.data))
     result = []
 
     async def main(ctx):
@@ -41,7 +45,7 @@ def decode(bits, instruction, **sizes):
                 result.append((opcode, ctx.get(dut.engines), index))
                 return
 
-    simulator = Simulator(dut)
+    simulator = Simulator(m)
     simulator.add_testbench(main)
     simulator.run()
     return result[0]

@@ -30,6 +30,7 @@ class Bench:
 
     def run(self, main, *, stall=0.0):
         m = Module()
+        m.d.comb += self.dut.released.eq(self.dut.o.valid & self.dut.o.ready)
         m.submodules.dut, m.submodules.arbiter = self.dut, self.arbiter
         connect(m, self.dut.address, self.arbiter.fetch)
         connect(m, self.arbiter.fetch_data, self.dut.data)

@@ -128,11 +128,12 @@ def test_memory_equals_reference_at_each_completion(g, stall, latency, port_stal
 
 
 @pytest.mark.parametrize("g", GEOMETRIES[:2], ids=lambda g: g.name)
-def test_a_beat_every_cycle(g):
+def test_a_beat_every_cycle_and_a_cycle_between_bursts(g):
     transfer = store(128)
     bench = Bench(g, [transfer] * 3, latency=50)
     bench.run(until(lambda: len(bench.completions) == 3))
-    assert bench.beat_cycles == list(range(bench.beat_cycles[0], bench.beat_cycles[0] + 3 * 128))
+    begin = bench.beat_cycles[0]
+    assert bench.beat_cycles == [begin + k + k // g.burst_beats for k in range(3 * 128)]
 
 
 def store(beats, **change):

@@ -142,6 +142,7 @@ def test_error_halts_until_reset(source):
         await bench.strobe(ctx, "finished")
         await bench.strobe(ctx, "start")
         ctx.set(dut.quiet, 1)
+        await ctx.tick()
         assert bench.status(ctx) == {"halt", "error"}
         assert plain(ctx.get(dut.code)) == ErrorCode.ADDRESS
         assert ctx.get(dut.offset) == 0x1234

@@ -30,13 +30,13 @@ def first_alarm(limit, progress, cycles=60):
 
 @pytest.mark.parametrize("limit", [1, 2, 10, 33])
 def test_expires_after_limit_cycles_without_progress(limit):
-    assert first_alarm(limit, {4}) == (limit if limit < 5 else 4 + 1 + limit)
+    assert first_alarm(limit, {4}) == (limit if limit < 5 else 4 + 2 + limit)
     assert first_alarm(limit, set()) == limit
 
 
 def test_progress_in_time_keeps_it_quiet():
     assert first_alarm(10, set(range(0, 60, 10))) is None
-    assert first_alarm(10, set(range(0, 60, 11))) == 11
+    assert first_alarm(10, set(range(0, 60, 11))) == 12
 
 
 def test_zero_turns_it_off():
@@ -76,7 +76,7 @@ def test_oldest_equals_reference():
             ctx.set(dut.valid, valid)
             ctx.set(dut.offsets, offsets)
             ctx.set(dut.otherwise, otherwise)
-            await ctx.tick()
+            await ctx.tick().repeat(dut.LATENCY)
             found = [offsets[engine] for engine in Engine if valid >> engine & 1]
             assert ctx.get(dut.offset) == min(found, default=otherwise)
 

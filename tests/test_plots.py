@@ -42,6 +42,21 @@ REPORTS = {
             for scope in ("array", "accelerator")
         ],
     },
+    "cost": {
+        "device": "ecp5-85f",
+        "accelerators": [
+            {"geometry": name, "lut": lut, "predicted_lut": lut + 500, "fitted": fitted}
+            for name, lut, fitted in (("8x8", 18000, True), ("tiny", 27000, False))
+        ],
+    },
+    "explore": {
+        "network": "resnet18 W2A2 G=2", "device": "ecp5-85f", "cost": "share",
+        "machines": [
+            {"array": array, "lut": 20000 + size, "share": size / 100, "images_per_s": size / 10}
+            for array, size in (("8x8", 30), ("8x8", 50), ("16x16", 70))
+        ],
+        "front": [{"array": "16x16", "lut": 20070, "share": 0.7, "images_per_s": 7.0}],
+    },
     "growth": {
         "geometry": "kilomac",
         "rows": [
@@ -54,7 +69,7 @@ REPORTS = {
 
 
 def test_every_benchmark_has_a_picture():
-    assert set(PLOTS) == set(bench.BENCHMARKS) == set(REPORTS)
+    assert set(PLOTS) == {*bench.BENCHMARKS, "explore"} == set(REPORTS)
 
 
 @pytest.mark.parametrize("name", REPORTS)
@@ -66,7 +81,8 @@ def test_the_same_report_gives_the_same_svg(name, tmp_path):
     text = first.read_text()
     words = {
         "resnet18": "stage1.0.conv1", "speedup": "resnet18 W2A2 G=2", "growth": "MAC",
-        "accuracy": "Pareto front", "area": "multiplier",
+        "accuracy": "Pareto front", "area": "multiplier", "cost": "predicted",
+        "explore": "Pareto front",
     }  # fmt: skip
     assert words[name] in text
 

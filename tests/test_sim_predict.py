@@ -5,7 +5,7 @@ import functools
 
 import numpy as np
 import pytest
-from networks import Builder, drawer, random_network, shuffled_network
+from networks import Builder, drawer, pooled_network, random_network, shuffled_network
 
 from palquant.errors import ExecutionError, InputError
 from palquant.hw import isa
@@ -70,6 +70,18 @@ def test_little_memory(keep_all):
     for bus in BUSES:
         found |= check(image, b.codes, bus).profile.activity.keys()
     assert found > {"ACTIVATIONS", "DRAIN"}
+
+
+@pytest.mark.parametrize("keep_all", [False, True])
+@pytest.mark.parametrize("pools", [[(3, 2, 1)], [(2, 2), (3, 2, 1)]], ids=str)
+def test_strips_read_by_windows(pools, keep_all):
+    """Rows of strips forwards and backwards, stores row by row beside the computation."""
+    b = pooled_network(21, *pools)
+    image = compile_graph(b.graph(), SMALL, keep_all=keep_all)
+    assert any(f.get("input_row_step", 0) >> (isa.ADDRESS_BITS - 1)
+               for _, _, f in Emulator(SMALL, image.data).program)  # fmt: skip
+    for bus in BUSES:
+        check(image, b.codes, bus)
 
 
 def test_many_images():

@@ -6,6 +6,8 @@ import random
 import numpy as np
 import pytest
 from compute_words import random_loops
+from hypothesis import given
+from hypothesis import strategies as st
 from networks import drawer, random_network
 
 from palquant.errors import ExecutionError
@@ -20,6 +22,7 @@ from palquant.sw.emulator_compute import ComputeUnit
 from palquant.sw.memories import Memories
 
 TINY = PRESETS["tiny"]
+WRAP = 1 << isa.ADDRESS_BITS
 ARRAYS = {
     Memory.ACTIVATION: "activation",
     Memory.OUTPUT: "output",
@@ -149,13 +152,16 @@ def random_compute(rng, consistent):
         for item in isa.COMPUTE.fields
         if item.name.endswith(("_step", "_stride")) or item.name in ("weight_plane", "weight_chunk")
     }
+    for name in small:
+        if name.endswith(("row_step", "row_stride")) and rng.random() < 0.3:
+            small[name] = -small[name] % WRAP
     f = random_loops(TINY, rng, **small)
     steps = f["input_row_step"], f["input_pixel_step"]
     if consistent:
-        f["input_row_stride"] = f["stride_rows"] * steps[0]
+        f["input_row_stride"] = f["stride_rows"] * steps[0] % WRAP
         f["input_pixel_stride"] = f["stride_columns"] * steps[1]
     corner = f["first_row"] * steps[0] + f["first_column"] * steps[1]
-    f["input_origin"] = (rng.randrange(-20, 60) + corner) % (1 << isa.ADDRESS_BITS)
+    f["input_origin"] = (rng.randrange(-20, 60) + corner) % WRAP
     f |= {
         "weight_address": rng.randrange(100), "parameter_slot": rng.randrange(8), "affine": 1,
         "saturation_bits": 16, "relu_after": 1,
@@ -188,8 +194,17 @@ def declared_words(f, memory, write):
         word
         for access in accesses(Opcode.COMPUTE, f, TINY)
         if access.space is memory and access.write is write
-        for word in range(8 * access.low // bits, 8 * access.high // bits)
+        for word in {8 * byte // bits for byte in touched_bytes(access)}
     }
+
+
+def touched_bytes(access):
+    """Every byte of an access, one by one."""
+    if not access.period:
+        return range(access.low, access.high)
+    starts = range(access.low, access.high, access.period)
+    pieces = (range(start, start + access.width) for start in starts)
+    return [byte for piece in pieces for byte in piece]
 
 
 @pytest.mark.parametrize("consistent", [True, False])
@@ -246,9 +261,11 @@ def test_weights_are_read_tap_by_tap_from_each_plane():
         ({"input_row_stride": 21, "output_rows": 1}, False),
         ({"input_pixel_stride": 5}, True),
         ({"input_pixel_stride": 5, "output_columns": 1}, False),
-        ({"input_origin": (1 << isa.ADDRESS_BITS) - 2}, True),
+        ({"input_origin": WRAP - 2}, True),
         ({"first_row": -1, "input_origin": 0}, False),
         ({"first_row": 1, "input_origin": 0}, True),
+        ({"input_row_step": -10 % WRAP, "input_row_stride": -20 % WRAP, "input_origin": 13}, False),
+        ({"input_row_step": -10 % WRAP, "input_row_stride": -20 % WRAP, "input_origin": 9}, True),
     ],
 )
 def test_a_window_is_bounded_where_strides_agree(source, changes, whole):
@@ -261,7 +278,7 @@ def test_a_window_is_bounded_where_strides_agree(source, changes, whole):
         "weight_digits": 1, "input_origin": 3,
     } | changes  # fmt: skip
     memory = Memory.RESIDUAL if source is Source.POOL else Memory.ACTIVATION
-    first = f["input_origin"] - 10 * f["first_row"]
+    first = f["input_origin"] - 10 * f["first_row"] - 10 * (f["input_row_step"] != 10)
     depth = TINY.residual_words if source is Source.POOL else TINY.activation_words
     expected = range(depth) if whole else range(first, first + 10 + 4 * 2 + 1)
     assert declared_words(f, memory, False) == set(expected)
@@ -287,3 +304,60 @@ def test_transfers():
 def test_conflicts(a, b, expected):
     assert Access(*a).conflicts(Access(*b)) is expected
     assert Access(*b).conflicts(Access(*a)) is expected
+
+
+def pieces(low, period, width, count):
+    return Access(Memory.RESIDUAL, low, low + (count - 1) * period + width, True, period, width)
+
+
+@given(
+    st.integers(1, 9), st.integers(0, 40), st.integers(0, 40), st.integers(1, 9), st.integers(1, 9),
+    st.integers(1, 6), st.integers(1, 6),
+)  # fmt: skip
+def test_pieces_conflict_where_they_share_a_byte(period, low, other, width, size, count, number):
+    """Between those of equal period the answer is exact, but for pieces beyond either's ends."""
+    a = pieces(low, period, min(width, period - 1) or 1, count)
+    b = pieces(other, period, min(size, period - 1) or 1, number)
+    apart = not set(touched_bytes(a)) & set(touched_bytes(b))
+    assert a.conflicts(b) is b.conflicts(a)
+    assert apart or a.conflicts(b)
+    in_line = any((x - y) % period == 0 for x in range(a.low, a.low + a.width)
+                  for y in range(b.low, b.low + b.width))  # fmt: skip
+    overlap = a.low < b.high and b.low < a.high
+    assert a.conflicts(b) is (in_line and overlap)
+
+
+def test_pieces_meet_an_interval_and_other_periods_anywhere():
+    a = pieces(0, 8, 2, 4)
+    assert a.conflicts(Access(Memory.RESIDUAL, 3, 5, False))
+    assert a.conflicts(pieces(3, 4, 1, 4))
+    assert not a.conflicts(pieces(3, 8, 1, 4))
+
+
+@pytest.mark.parametrize(
+    ("row_stride", "rows", "period"),
+    [(16, 3, 4), (18, 3, 0), (18, 1, 4), (4, 1, 4), (-16, 3, 4), (-18, 3, 0)],
+)
+def test_pixels_are_pieces_where_rows_are_whole_pixels_apart(row_stride, rows, period):
+    """Two words of each of three pixels, which are four words apart."""
+    f = {item.name: 0 for item in isa.COMPUTE.fields} | {
+        "output_rows": rows, "output_columns": 3, "output_chunks": 2, "scatter_groups": 1,
+        "residual": 1, "residual_in_address": 45, "residual_in_row_stride": row_stride % WRAP,
+        "residual_in_pixel_stride": 4,
+    }  # fmt: skip
+    (found,) = (a for a in accesses(Opcode.COMPUTE, f, TINY) if a.space is Memory.RESIDUAL)
+    word = TINY.residual_bits_per_word // 8
+    first, last = sorted((45, 45 + (rows - 1) * row_stride))
+    width = 2 if period else 0
+    assert found == Access(Memory.RESIDUAL, first * word, (last + 2 * 4 + 2) * word, False,
+                           period * word, width * word)  # fmt: skip
+
+
+@pytest.mark.parametrize("start", [31, TINY.residual_words - 9])
+def test_pixels_beyond_either_end_may_be_anywhere(start):
+    f = {item.name: 0 for item in isa.COMPUTE.fields} | {
+        "output_rows": 3, "output_columns": 3, "output_chunks": 2, "scatter_groups": 1,
+        "residual": 1, "residual_in_address": start, "residual_in_row_stride": -16 % WRAP,
+        "residual_in_pixel_stride": 4,
+    }  # fmt: skip
+    assert declared_words(f, Memory.RESIDUAL, False) == set(range(TINY.residual_words))

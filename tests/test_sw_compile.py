@@ -118,11 +118,11 @@ def test_a_tensor_larger_than_the_memory_is_cut_into_tiles():
 
 def test_a_row_that_fits_nowhere_names_the_memory():
     builder = residual_pair(size=24)
-    small = dataclasses.replace(GEOMETRIES["small"], residual_words=64)
+    small = dataclasses.replace(GEOMETRIES["small"], residual_words=32)
     with pytest.raises(
         CapacityError,
-        match="conv: one output row at a time needs 96 words of residual memory; "
-        "geometry small has 64",
+        match="stem: one output row at a time needs 48 words of residual memory; "
+        "geometry small has 32",
     ):
         compile_graph(builder.graph(), small)
 

@@ -313,6 +313,24 @@ def test_a_compute_that_overwrites_what_it_reads_is_refused():
         check(placed(item))
 
 
+def interleaved(start, write):
+    """Reads or writes one word of each of three pixels, which are two words apart."""
+    item = compute(0)
+    where = "residual_out" if write else "residual_in"
+    item.fields |= {"output_columns": 3, "residual_out" if write else "residual": 1}
+    item.fields |= {f"{where}_address": start, f"{where}_pixel_stride": 2}
+    return item
+
+
+@pytest.mark.parametrize(("start", "drains"), [(0, True), (1, False), (2, True), (6, False)])
+def test_a_compute_drains_for_words_that_it_reads_and_not_for_those_between(start, drains):
+    program = [interleaved(0, True), interleaved(start, False)]
+    insert_tokens(program)
+    assert bool(program[1].fields.get("drain")) is drains
+    program[1].fields["drain"] = 0
+    assert require_same_verdict(placed(*program)) is drains
+
+
 def test_a_body_offset_inside_an_instruction_is_refused():
     with pytest.raises(InstructionError, match="no instruction stands at the body's offset 0x30"):
         check_races(placed(compute(0)), 0x30, TINY)

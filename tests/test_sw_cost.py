@@ -1,0 +1,50 @@
+"""Costs of groups: beats are those that the emulator counts, cycles never less than the words."""
+
+import dataclasses
+
+import pytest
+from networks import pooled_network, shuffled_network, strided_network
+
+from palquant.hw.config import PRESETS
+from palquant.hw.isa import Opcode, Source
+from palquant.sim.predict_compute import words_of_result
+from palquant.sw import emit as emit_module
+from palquant.sw.compile import compile_graph
+from palquant.sw.emulator import Emulator
+from palquant.sw.plan import Planner
+
+LITTLE = dataclasses.replace(
+    PRESETS["tiny"], name="little", activation_words=512, output_words=512, residual_words=256
+)
+
+
+@pytest.mark.parametrize("keep_all", [False, True])
+@pytest.mark.parametrize("weight_words", [64, 1024])
+@pytest.mark.parametrize(
+    "make",
+    [shuffled_network, lambda: pooled_network(21, (3, 2, 1), (2, 2)), lambda: strided_network(20)],
+)
+def test_the_estimate_is_of_what_is_moved_and_computed(make, weight_words, keep_all, monkeypatch):
+    estimates = {}
+
+    class Noted(Planner):
+        def begin(self, first):
+            group, tiling = super().begin(first)
+            estimates[first] = self.cost.estimate(group, tiling)
+            return group, tiling
+
+    monkeypatch.setattr(emit_module, "Planner", Noted)
+    b = make()
+    machine = dataclasses.replace(LITTLE, weight_words=weight_words)
+    image = compile_graph(b.graph(), machine, keep_all=keep_all)
+    emulator = Emulator(machine, image.data)
+    emulator.run(image.pack_input(b.codes[:1]))
+    counts = emulator.statistics
+    computes = [f for _, opcode, f in emulator.program if opcode is Opcode.COMPUTE]
+    words = 0
+    for f in computes:
+        beats = machine.beats if f["source"] == Source.POOL else 1
+        results = f["output_rows"] * f["output_columns"] * f["output_chunks"]
+        words += results * beats * words_of_result(f)
+    assert sum(beats for _, beats in estimates.values()) == counts.beats_read + counts.beats_written
+    assert sum(cycles for cycles, _ in estimates.values()) >= words
