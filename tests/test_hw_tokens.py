@@ -106,9 +106,12 @@ def test_dispatcher_starts_in_order_with_all_tokens(engine):
     model = EngineModel(dut, engine)
 
     async def tokens(ctx):
+        available = 0
         while True:
-            ctx.set(dut.available, rng.getrandbits(3))
-            await ctx.tick()
+            available |= rng.getrandbits(3) & rng.getrandbits(3)
+            ctx.set(dut.available, available)
+            _, _, take = await ctx.tick().sample(dut.take)
+            available &= ~take
 
     simulate(
         dut,
@@ -142,6 +145,8 @@ def test_waits_names_the_missing_token():
         assert plain(ctx.get(dut.waits)) == Stall.STORE
         ctx.set(dut.available, 0b111)
         assert plain(ctx.get(dut.waits)) == Stall.IDLE
+        assert not ctx.get(dut.instruction.valid)  # a cycle later
+        await ctx.tick()
         assert ctx.get(dut.instruction.valid)
         ctx.set(dut.halt, 1)
         assert not ctx.get(dut.instruction.valid)
