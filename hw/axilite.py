@@ -51,7 +51,7 @@ class RegisterFile(wiring.Component):
     write may come in any order: each waits for the other in a register of its own. A write is done
     one cycle after the later of the two was taken, if the response before it is gone by then; its
     response is there in the cycle after. So there can be a write every second cycle, and a read
-    every second cycle.
+    every third.
 
     Parameters:
         registers: The map.
@@ -61,7 +61,7 @@ class RegisterFile(wiring.Component):
     Members:
         bus: ``In(Lite(12))``.
         hold: ``In(1)``. No write is done while it is high.
-        Each read-only field: ``In``, sampled when the read address is taken.
+        Each read-only field: ``In``, sampled in the cycle after a read address is taken.
         Each read-write field: ``Out``, from the cycle after the write was done, in which its
             response is there.
         Each write-only field: ``Out``, the bits written, in the cycle in which the write is done;

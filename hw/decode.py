@@ -21,15 +21,20 @@ ENGINES = {
 }
 
 _OPCODE_BITS = isa.HEADER[0].bits
+#: So many bits are looked at together in two levels of tables of four inputs.
+_FEW_BITS = 16
 
 
 def _last_fields(geometry: Geometry) -> list[int]:
-    """Where, in a beat that ends some instruction's fields or lies behind them, these end."""
+    """Where, in a beat that ends some instruction's fields or lies behind them, these end.
+
+    Only those are listed above which more bits stand than a few tables can look at.
+    """
     starts = set()
     for layout in isa.LAYOUTS.values():
         for index in range(layout.used // geometry.bus_bits, layout.size // geometry.bus_bits):
             starts.add(max(layout.used - index * geometry.bus_bits, 0))
-    return sorted(starts)
+    return sorted(start for start in starts if geometry.bus_bits - start > _FEW_BITS)
 
 
 def bits_above(geometry: Geometry, beat: Value) -> Value:
@@ -117,12 +122,13 @@ class Decoder(wiring.Component):
             if held < start + item.bits:
                 cut.append((held, start + item.bits, item.signed))
         found = []
+        starts = _last_fields(self._geometry)
         for index in range(layout.size // bus_bits):
             first, matters = index * bus_bits, []
             for start, end, signed in cut:
                 low, high = max(start - first, 0), min(end - first, bus_bits)
-                if low < high == bus_bits and end == layout.size:
-                    matters.append(self.above[_last_fields(self._geometry).index(low)])
+                if low < high and end == layout.size and not signed and low in starts:
+                    matters.append(self.above[starts.index(low)])
                 elif low < high:
                     # extent_bits are so many that a sign is in the same beat as what is above it.
                     part = self.data[low:high]

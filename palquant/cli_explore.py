@@ -18,7 +18,7 @@ def add_commands(sub: Any) -> None:
         "explore",
         commands.explore,
         "find the machines that are worth building for a network on an FPGA, without synthesis",
-        "palquant explore --network resnet18 --groups 2 --device ecp5-85f "
+        "palquant explore --network resnet18 --groups 2 --device ecp5-85f --clock 50 "
         "--json build/explore.json --plot build/explore.svg",
     )
     network = parser.add_mutually_exclusive_group()
@@ -54,7 +54,8 @@ def add_commands(sub: Any) -> None:
         "--clock",
         type=positive_number,
         metavar="MHZ",
-        help="clock of every machine (default: what the model predicts for each)",
+        help="clock of every machine (default: what the model predicts for each; needed until "
+        "`palquant bench cost --plot` has routed whole accelerators)",
     )
     parser.add_argument(
         "--cost",

@@ -7,7 +7,7 @@ what an instruction touches cannot drift from what the compiler believes that it
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from palquant.hw import isa
 from palquant.hw.config import PARAMETER_ROWS, Geometry
@@ -34,6 +34,10 @@ class Access:
     write: bool
     period: int = 0
     width: int = 0
+
+    def whole(self) -> Access:
+        """All bytes of the interval."""
+        return replace(self, period=0, width=0)
 
     def conflicts(self, other: Access) -> bool:
         """Whether the order of both accesses matters."""

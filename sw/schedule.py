@@ -74,10 +74,17 @@ class Instruction:
         return any(a.conflicts(b) for a in self.accesses for b in other.accesses)
 
     def reads_from(self, other: Instruction) -> bool:
-        """Whether it reads what ``other`` writes."""
-        return any(
-            a.conflicts(b) for a in self.accesses if not a.write for b in other.accesses if b.write
-        )
+        """Whether it reads what ``other`` writes.
+
+        COMPUTEs of one layer may pass between each other's pixels. Those of two layers are taken to
+        touch all between their first and last byte: how chunks follow each other depends on channel
+        permutations there, and cycles should not.
+        """
+        reads = [access for access in self.accesses if not access.write]
+        writes = [access for access in other.accesses if access.write]
+        if self.fields.get("layer", 0) != other.fields.get("layer", 0):
+            reads = [access.whole() for access in reads]
+        return any(a.conflicts(b) for a in reads for b in writes)
 
     def encode(self) -> bytes:
         """The instruction's bytes.
