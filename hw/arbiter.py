@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import enum
+from typing import Any
 
 from amaranth import Module, Mux, ShapeLike, Signal
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect
 
 from palquant.hw.axi import ID_BITS, ReadChannels, address_constants, read_beat, request
 from palquant.hw.config import Geometry
@@ -24,7 +25,6 @@ class RegisterSlice(wiring.Component):
 
     Parameters:
         shape: Shape of the payload.
-        full: Whether at full rate; otherwise every second cycle, with half of the registers.
 
     Members:
         i: ``In(stream.Signature(shape))``.
@@ -33,10 +33,9 @@ class RegisterSlice(wiring.Component):
 
     LATENCY = 1
 
-    def __init__(self, shape: ShapeLike, *, full: bool = True) -> None:
+    def __init__(self, shape: ShapeLike) -> None:
         super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
         self._shape = shape
-        self._full = full
 
     @property
     def shape(self) -> ShapeLike:
@@ -46,13 +45,6 @@ class RegisterSlice(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """A place for what goes out, and a spare one for what comes when that has to wait."""
         m = Module()
-        if not self._full:
-            m.d.comb += self.i.ready.eq(~self.o.valid)
-            with m.If(self.o.valid & self.o.ready):
-                m.d.sync += self.o.valid.eq(0)
-            with m.Elif(self.i.valid & self.i.ready):
-                m.d.sync += [self.o.payload.eq(self.i.payload), self.o.valid.eq(1)]
-            return m
         spare = Signal(self._shape)
         spare_valid = Signal()
         m.d.comb += self.i.ready.eq(~spare_valid)
@@ -96,7 +88,7 @@ class ReadArbiter(wiring.Component):
 
     #: From a burst's acceptance to ARVALID.
     ADDRESS_LATENCY = 1
-    #: From RVALID to the reader.
+    #: From RVALID to the reader; none where instructions do not overlap.
     DATA_LATENCY = RegisterSlice.LATENCY
 
     def __init__(self, geometry: Geometry) -> None:
@@ -124,7 +116,10 @@ class ReadArbiter(wiring.Component):
         return self._geometry
 
     def elaborate(self, platform: object) -> Module:
-        """A register for the address, a slice for the data, the identifier as the switch."""
+        """A register for the address, a slice for the data, the identifier as the switch.
+
+        Where instructions do not overlap, a beat waits in the memory until its reader takes it.
+        """
         m = Module()
         bus = self.bus
         for name, value in address_constants(self._geometry).items():
@@ -151,28 +146,35 @@ class ReadArbiter(wiring.Component):
             ]
 
         received = data.StructLayout({"id": ID_BITS, "beat": read_beat(self._geometry)})
-        m.submodules.slice = slice_ = RegisterSlice(received, full=self._geometry.overlap)
+        arriving = stream.Signature(received).create()
         m.d.comb += [
-            slice_.i.valid.eq(bus.rvalid),
-            bus.rready.eq(slice_.i.ready),
-            slice_.i.payload.id.eq(bus.rid),
-            slice_.i.payload.beat.data.eq(bus.rdata),
-            slice_.i.payload.beat.last.eq(bus.rlast),
-            slice_.i.payload.beat.error.eq(bus.rresp[1]),
-            self.fetch_data.payload.eq(slice_.o.payload.beat),
-            self.load_data.payload.eq(slice_.o.payload.beat),
+            arriving.valid.eq(bus.rvalid),
+            bus.rready.eq(arriving.ready),
+            arriving.payload.id.eq(bus.rid),
+            arriving.payload.beat.data.eq(bus.rdata),
+            arriving.payload.beat.last.eq(bus.rlast),
+            arriving.payload.beat.error.eq(bus.rresp[1]),
         ]
-        to_fetch = slice_.o.payload.id == ReadSource.FETCH
+        beats: Any = arriving
+        if self._geometry.overlap:
+            m.submodules.slice = slice_ = RegisterSlice(received)
+            connect(m, arriving, slice_.i)
+            beats = slice_.o
+        m.d.comb += [
+            self.fetch_data.payload.eq(beats.payload.beat),
+            self.load_data.payload.eq(beats.payload.beat),
+        ]
+        to_fetch = beats.payload.id == ReadSource.FETCH
         with m.If(~Mux(to_fetch, self.fetch_expects, self.load_expects)):
-            m.d.comb += [self.unexpected.eq(slice_.o.valid), slice_.o.ready.eq(1)]
+            m.d.comb += [self.unexpected.eq(beats.valid), beats.ready.eq(1)]
         with m.Elif(to_fetch):
             m.d.comb += [
-                self.fetch_data.valid.eq(slice_.o.valid),
-                slice_.o.ready.eq(self.fetch_data.ready),
+                self.fetch_data.valid.eq(beats.valid),
+                beats.ready.eq(self.fetch_data.ready),
             ]
         with m.Else():
             m.d.comb += [
-                self.load_data.valid.eq(slice_.o.valid),
-                slice_.o.ready.eq(self.load_data.ready),
+                self.load_data.valid.eq(beats.valid),
+                beats.ready.eq(self.load_data.ready),
             ]
         return m

@@ -96,7 +96,8 @@ class Geometry:
             other register holds its fields.
         diagnosis: Whether an error names the instruction at fault, and STALL says what each unit
             waits for; where not, ERROR_ADDRESS and STALL read as 0.
-        checks: Whether values that the machine does not hold are errors; where not, they are cut.
+        checks: Whether values that the machine does not hold are errors; where not, they are cut,
+            and a region of DRAM that reaches beyond the last address goes on at address 0.
         token_bits: Tokens of a counter. At most 8.
         count_bits: Images of one doorbell, as registers count them. At most 32. With 1 there is one
             image a doorbell, and no strides; settings must then not change during a run.

@@ -216,7 +216,8 @@ class FetchUnit(wiring.Component):
             with m.State("BEGIN"):
                 m.d.comb += self.stall.eq(Stall.RUNNING)
                 aligned = ~start[:byte_bits].any()
-                with m.If(before_end & aligned & (end <= 1 << dram_bits)):
+                reachable = (end <= 1 << dram_bits) if self._geometry.checks else 1
+                with m.If(before_end & aligned & reachable):
                     m.d.comb += prefetch.go.eq(1)
                     with m.If(~checked):
                         m.next = "HEADER"

@@ -63,8 +63,8 @@ class RowWalker(wiring.Component):
 
     Up to one row a cycle. A row that is misaligned, leaves its region of DRAM or the on-chip
     memory, or wraps around either address space is a fault, as is a transfer of nothing, or one
-    between regions and memories that this engine does not connect. After a fault nothing more
-    comes out.
+    between regions and memories that this engine does not connect. Without checks, only a region
+    that leaves the address space makes rows wrap around it. After a fault nothing more comes out.
     The next instruction is taken when all rows of the one before are checked, so a fault concerns
     the newest instruction.
 
@@ -208,18 +208,20 @@ class RowWalker(wiring.Component):
                 with m.Case(memory):
                     m.d.comb += limit.eq(beats)
         outside = Signal()
+        wraps = Signal()
         last_byte = Signal(dram_bits + 1)
-        m.d.comb += [
-            last_byte.eq(start[:dram_bits] + (row.beats << byte_bits) - 1),
-            outside.eq(
-                unusable
-                | start[:byte_bits].any()
-                | start[dram_bits]
-                | last_byte[dram_bits]
-                | (region_end > region_bytes)
-                | (local_end > limit)
-            ),
-        ]
+        if g.checks:  # a row that lies inside its region wraps around if its region does
+            m.d.comb += [
+                last_byte.eq(start[:dram_bits] + (row.beats << byte_bits) - 1),
+                wraps.eq(start[dram_bits] | last_byte[dram_bits]),
+            ]
+        m.d.comb += outside.eq(
+            unusable
+            | start[:byte_bits].any()
+            | wraps
+            | (region_end > region_bytes)
+            | (local_end > limit)
+        )
         good = [
             self.rows.valid.eq(placed & ~illegal & ~outside),
             self.rows.payload.eq(row),
