@@ -234,3 +234,44 @@ def test_a_beat_every_cycle():
 def test_refusals(rows, init, large, text):
     with pytest.raises(GeometryError, match=text):
         OnChipMemory(32, rows, init, large=large)
+
+
+def test_what_large_memory_read_waits_in_it():
+    """Nothing is written or read before the host takes its word, or the accelerator its beat."""
+    dut = OnChipMemory(32, ROWS, large=True)
+
+    async def main(ctx):
+        read, write, host = dut.read, dut.write, dut.host
+        for valid in (write.awvalid, write.wvalid, host.arvalid):
+            ctx.set(valid, 1)
+        await until_high(ctx, host.rvalid)
+        ctx.set(host.awvalid, 1)
+        ctx.set(host.wvalid, 1)
+        assert not ctx.get(host.awready)
+        ctx.set(read.arvalid, 1)
+        await ctx.tick().repeat(3)
+        for ready in (write.wready, read.rvalid, host.awready, host.wready, host.arready):
+            assert not ctx.get(ready)
+        ctx.set(host.arvalid, 0)
+        ctx.set(host.rready, 1)
+        assert ctx.get(write.wready)
+        ctx.set(write.wvalid, 0)
+        await until_high(ctx, read.rvalid)
+        ctx.set(host.rready, 0)
+        ctx.set(write.wvalid, 1)
+        await ctx.tick().repeat(3)
+        for ready in (write.wready, host.awready, host.wready):
+            assert not ctx.get(ready)
+        ctx.set(read.rready, 1)
+        assert ctx.get(write.wready)
+
+    simulate(dut, main)
+
+
+async def until_high(ctx, signal):
+    """Wait; fails after as many cycles as nothing here can take."""
+    for _ in range(20):
+        if ctx.get(signal):
+            return
+        await ctx.tick()
+    raise AssertionError("never high")
