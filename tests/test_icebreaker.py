@@ -101,6 +101,23 @@ def test_pins():
     assert "set_frequency clk 12" in lines
 
 
+def test_a_network_for_it_is_trained(tmp_path):
+    """The commands of docs/boards.md, with one epoch: the model compiles, and classifies."""
+    out, image = tmp_path / "plain", str(tmp_path / "image")
+    train = ["train", "--architecture", "plain", "--base-width", "8", "--no-shuffle",
+             "--residual-bits", "12", "--stem-bits", "2", "--classifier-bits", "2",
+             "--epochs", "1", "--quiet", "-o", str(out)]  # fmt: skip
+    assert main(train) == 0
+    compile_ = ["compile", str(out / "model.npz"), "--geometry", "icebreaker", "--result-only"]
+    assert main([*compile_, "-o", image]) == 0
+    found = tmp_path / "report.json"
+    simulate = ["simulate", image, "--backend", "emulator", "--json", str(found),
+                "--input", str(out / "heldout_images.npy"),
+                "--labels", str(out / "heldout_labels.npy")]  # fmt: skip
+    assert main(simulate) == 0
+    assert json.loads(found.read_text())["top1"] > 0.5
+
+
 @pytest.mark.timeout(3600)
 def test_bitstream_and_its_netlist(images, tmp_path):
     """All of it fits and is fast enough, and the cells that were placed compute a digit."""
