@@ -28,8 +28,10 @@ def words(name: str) -> str:
 DATASETS = ("digits", "folder")
 #: Stems by name: kernel, stride, and whether a 3x3 max-pool of stride 2 follows.
 STEMS = {"3x3": (3, 1, False), "7x7": (7, 2, True)}
-#: Networks to train: three stages of one basic block, or one of ``models.ARCHITECTURES``.
-NETWORKS = ("small", "resnet18", "resnet34", "resnet50", "vgg16")
+#: Networks to train of three stages of one block: the name, and the kind of its blocks.
+SMALL_NETWORKS = {"small": "basic", "plain": "plain"}
+#: All networks to train; the others are those of ``models.ARCHITECTURES``.
+NETWORKS = (*SMALL_NETWORKS, "resnet18", "resnet34", "resnet50", "vgg16")
 #: How training images of folders are cut out.
 CROPS = ("resized", "padded")
 #: Arithmetic of the low-precision convolutions in training.
@@ -183,7 +185,8 @@ class TrainConfig:
     classifier_bits: int = option(8, "Width of the classifier's weights: 2, 4 or 8.", (2, 4, 8))
     architecture: str = option(
         "small",
-        f"The network: {', '.join(NETWORKS)}; small is three stages of one block.",
+        f"The network: {', '.join(NETWORKS)}; small is three stages of one block, plain three of "
+        "one convolution without an identity path.",
         NETWORKS,
     )
     stem: str = option(
@@ -296,8 +299,8 @@ class TrainConfig:
             changes |= dict(zip(images, (shape, PHOTO_MEAN, PHOTO_STD), strict=True))
         else:
             changes |= {name: getattr(NetworkConfig, name) for name in images}
-        if self.architecture == "small":
-            return NetworkConfig(**changes)
+        if self.architecture in SMALL_NETWORKS:
+            return NetworkConfig(block=SMALL_NETWORKS[self.architecture], **changes)
         # Only here: networks need PyTorch, and configurations are read without it.
         from palquant.golden.models import ARCHITECTURES
 

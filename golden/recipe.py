@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from palquant.golden.config import NETWORKS, TrainConfig
+from palquant.golden.config import NETWORKS, SMALL_NETWORKS, TrainConfig
 
 #: Images up to this size get a stem that keeps their size, and are padded and cut, as is usual
 #: for CIFAR; larger ones are treated as ImageNet's are.
@@ -57,8 +57,8 @@ def folder_defaults(classes: int, given: Mapping[str, Any]) -> dict[str, Any]:
         "architecture": architecture,
         "groups": groups,
         "image_size": size,
-        "base_width": 16 if architecture == "small" else 64,
-        "stem": "3x3" if small or architecture in ("vgg16", "small") else "7x7",
+        "base_width": 16 if architecture in SMALL_NETWORKS else 64,
+        "stem": "3x3" if small or architecture in ("vgg16", *SMALL_NETWORKS) else "7x7",
         "crop": "padded" if small else "resized",
         "crop_scale": 0.2 if architecture == "resnet18" and groups == 2 else 0.08,
         "epochs": 90,

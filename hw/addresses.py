@@ -6,7 +6,7 @@ from amaranth import Module, Signal
 from amaranth.lib import enum, wiring
 from amaranth.lib.wiring import In, Out
 
-from palquant.hw import isa
+from palquant.hw.config import Geometry
 
 __all__ = ["AddressGenerator", "Advance"]
 
@@ -25,48 +25,54 @@ class AddressGenerator(wiring.Component):
     """Follows beats in loop order: output chunk, row, column, beat.
 
     The address of a beat is ``base + row * row_stride + column * pixel_stride + chunk *
-    chunk_step + the beat steps since its pixel's first beat``, modulo 2^20.
+    chunk_step + the beat steps since its pixel's first beat``, modulo 2^address_bits.
 
     Parameters and strides are sampled with ``valid``, so that they can change from one
     instruction to the next, and the two steps from one beat to the next.
 
+    Parameters:
+        geometry: Sizes of the machine.
+
     Members:
         valid: ``In(1)``, a beat is presented.
         advance: ``In(Advance)``, how it follows its predecessor.
-        base: ``In(20)``, address of the first beat.
-        row_stride: ``In(20)``, words from one row to the next.
-        pixel_stride: ``In(16)``, words from one pixel to the next.
-        chunk_step: ``In(20)``, words from the first beat of the last chunk to this one's.
-        beat_step: ``In(20)``, words from the last beat to this one, within a pixel.
-        address: ``Out(20)``, the beat's address, ``LATENCY`` cycles later and until the next
-            beat's.
+        base: ``In(address_bits)``, address of the first beat.
+        row_stride: ``In(address_bits)``, words from one row to the next.
+        pixel_stride: ``In(address_bits)``, words from one pixel to the next.
+        chunk_step: ``In(address_bits)``, words from the first beat of the last chunk to this one's.
+        beat_step: ``In(address_bits)``, words from the last beat to this one, within a pixel.
+        address: ``Out(address_bits)``, the beat's address, ``LATENCY`` cycles later and until the
+            next beat's.
     """
 
     #: Cycles from ``valid`` to ``address``.
     LATENCY = 2
 
-    def __init__(self) -> None:
+    def __init__(self, geometry: Geometry) -> None:
+        self.geometry = geometry
+        bits = geometry.address_bits
         super().__init__(
             {
                 "valid": In(1),
                 "advance": In(Advance),
-                "base": In(isa.ADDRESS_BITS),
-                "row_stride": In(isa.ADDRESS_BITS),
-                "pixel_stride": In(16),
-                "chunk_step": In(isa.ADDRESS_BITS),
-                "beat_step": In(isa.ADDRESS_BITS),
-                "address": Out(isa.ADDRESS_BITS),
+                "base": In(bits),
+                "row_stride": In(bits),
+                "pixel_stride": In(bits),
+                "chunk_step": In(bits),
+                "beat_step": In(bits),
+                "address": Out(bits),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         """Two stages: choose what to add, and add it."""
         m = Module()
+        bits = self.geometry.address_bits
 
         # First stage: what to add. Second stage: what to add it to, and the addition.
         valid = Signal()
         advance = Signal(Advance, reset_less=True)
-        increment = Signal(isa.ADDRESS_BITS, reset_less=True)
+        increment = Signal(bits, reset_less=True)
         m.d.sync += valid.eq(self.valid)
         with m.If(self.valid):
             m.d.sync += advance.eq(self.advance)
@@ -81,11 +87,11 @@ class AddressGenerator(wiring.Component):
                     with m.Case(kind):
                         m.d.sync += increment.eq(amount)
 
-        pixel = Signal(isa.ADDRESS_BITS, reset_less=True)  # first beat of this pixel,
-        row = Signal(isa.ADDRESS_BITS, reset_less=True)  # of this row's first pixel,
-        chunk = Signal(isa.ADDRESS_BITS, reset_less=True)  # and of this chunk's first row
-        origin = Signal(isa.ADDRESS_BITS)
-        total = Signal(isa.ADDRESS_BITS)
+        pixel = Signal(bits, reset_less=True)  # first beat of this pixel,
+        row = Signal(bits, reset_less=True)  # of this row's first pixel,
+        chunk = Signal(bits, reset_less=True)  # and of this chunk's first row
+        origin = Signal(bits)
+        total = Signal(bits)
         with m.Switch(advance):
             for kind, start in (
                 (Advance.BEAT, self.address),

@@ -13,9 +13,10 @@ from amaranth import Cat, Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from palquant.hw import isa
 from palquant.hw.config import Geometry
 from palquant.hw.delay import delay_line, lane_registers
-from palquant.hw.layouts import COMPUTE
+from palquant.hw.layouts import struct
 from palquant.hw.parameters import SlotRead
 
 __all__ = ["CONTROLS", "Affine", "compute", "result_bits"]
@@ -23,7 +24,7 @@ __all__ = ["CONTROLS", "Affine", "compute", "result_bits"]
 #: Fields of COMPUTE that say what happens to a beat.
 CONTROLS = data.StructLayout(
     {
-        name: COMPUTE[name].shape
+        name: struct(isa.COMPUTE)[name].shape
         for name in (
             "affine",
             "relu_before",
@@ -35,15 +36,13 @@ CONTROLS = data.StructLayout(
     }
 )
 
-#: Unsigned operand of an 18 x 18 signed multiplier, as DSP blocks have it.
-_DSP_BITS = 17
 #: Narrowest and widest saturation.
 _NARROW, _WIDE = 8, 16
 
 
 def result_bits(geometry: Geometry) -> int:
-    """Width of the signed results: that of the values, or 32 bits for raw results."""
-    return max(geometry.value_bits, 32)
+    """Width of the signed results: that of the values, or of raw results."""
+    return max(geometry.value_bits, geometry.result_bits)
 
 
 def saturate(value: int, bits: int) -> int:
@@ -153,8 +152,9 @@ class Affine(wiring.Component):
         """The pipeline of each lane, and the controls that all lanes share."""
         m = Module()
         valid = delay_line(m, self.valid, self.LATENCY - 1, name="valid", reset=True)
-        slot = delay_line(m, self.slot, 6, name="slot")
-        controls = delay_line(m, self.controls, self.LATENCY - 1, name="controls")
+        stays = self.geometry.settles
+        slot = delay_line(m, self.slot, 6, name="slot", stays=stays)
+        controls = delay_line(m, self.controls, self.LATENCY - 1, name="controls", stays=stays)
         for read, stage in (
             (self.scale, 0),
             (self.offset, 2),
@@ -171,10 +171,12 @@ class Affine(wiring.Component):
     def _multiply_add(self, m: Module, valid: list[Any], controls: list[Any]) -> list[Any]:
         """Stages 1 to 4: ``value * M + B`` of each lane, which exist in stage 5."""
         g = self.geometry
-        split = min(_DSP_BITS, g.value_bits - 1)
+        split = min(g.multiplier_bits, g.value_bits) - 1  # unsigned, a bit less than signed
         affine = controls[1].affine
         factors = [Mux(affine, scale, 1) for scale in self.scale.data]
-        factors = lane_registers(m, valid[1], "factor", signed(g.scale_bits), factors)
+        factors = lane_registers(
+            m, valid[1], "factor", signed(g.scale_bits), factors, stays=g.settles
+        )
 
         operands = list(zip(self.values, factors, strict=True))
         shape = signed(split + g.scale_bits)
@@ -187,10 +189,9 @@ class Affine(wiring.Component):
         affine = controls[3].affine
         shape = signed(max(split + g.scale_bits, g.offset_bits) + 1)
         offsets = [Mux(affine, offset, 0) for offset in self.offset.data]
-        low = lane_registers(
-            m, valid[3], "low_sum", shape, (a + b for a, b in zip(low, offsets, strict=True))
-        )
-        high = lane_registers(m, valid[3], "high_late", high[0].shape(), high)
+        sums = [a + b for a, b in zip(low, offsets, strict=True)]
+        low = lane_registers(m, valid[3], "low_sum", shape, sums, stays=g.settles)
+        high = lane_registers(m, valid[3], "high_late", high[0].shape(), high, stays=g.settles)
 
         # A product needs one bit less, but for the two most negative operands.
         shape = signed(max(g.value_bits + g.scale_bits, g.offset_bits + 1, result_bits(g)))
@@ -208,9 +209,10 @@ class Affine(wiring.Component):
         affine = controls[5].affine
         amounts = [Mux(affine, shift, 0) for shift in self.shift.data]
         byte_amounts = [Cat(Const(0, 3), amount[3:]) for amount in amounts]
-        bits = lane_registers(m, valid[5], "shift_bits", 3, amounts)
+        stays = self.geometry.settles
+        bits = lane_registers(m, valid[5], "shift_bits", 3, amounts, stays=stays)
         values = [value >> by for value, by in zip(totals, byte_amounts, strict=True)]
-        values = lane_registers(m, valid[5], "shifted_bytes", shape, values)
+        values = lane_registers(m, valid[5], "shifted_bytes", shape, values, stays=stays)
         values = [value >> by for value, by in zip(values, bits, strict=True)]
         return lane_registers(m, valid[6], "shifted", shape, values)
 
@@ -218,21 +220,25 @@ class Affine(wiring.Component):
         """Stages 7 to 10: saturation, ReLU and residual addition, saturation and ReLU."""
         g = self.geometry
         bits = result_bits(g)
-        used = delay_line(m, Cat(self.lane_valid.data), 3, name="used")
+        stays = g.settles
+        used = delay_line(m, Cat(self.lane_valid.data), 3, name="used", stays=stays)
         # The bits from 7 to 14 that are copies of the sign at the width to saturate to.
         extension = Signal(_WIDE - _NARROW, reset_less=True)
         m.d.sync += extension.eq(0xFF << (controls[6].saturation_bits - _NARROW)[:4])
-        extensions = delay_line(m, extension, 3, name="extension")
+        extensions = delay_line(m, extension, 3, name="extension", stays=stays)
 
         # Stage 7: does the affine result exceed its width?
         saturates = controls[7].affine & ~controls[7].raw
         exceeds = [saturates & _exceeds(value, extensions[0]) for value in shifted]
-        exceeds = lane_registers(m, valid[7], "exceeds", 1, exceeds)
-        signs = lane_registers(m, valid[7], "sign", 1, (value[-1] for value in shifted))
-        values = lane_registers(m, valid[7], "value", signed(bits), shifted)
+        exceeds = lane_registers(m, valid[7], "exceeds", 1, exceeds, stays=stays)
+        signs = [value[-1] for value in shifted]
+        signs = lane_registers(m, valid[7], "sign", 1, signs, stays=stays)
+        values = lane_registers(m, valid[7], "value", signed(bits), shifted, stays=stays)
         adds = controls[7].residual & ~controls[7].raw
         addends = [Mux(adds, residual, 0) for residual in self.residuals]
-        addends = lane_registers(m, valid[7], "addend", signed(g.residual_bits), addends)
+        addends = lane_registers(
+            m, valid[7], "addend", signed(g.residual_bits), addends, stays=stays
+        )
 
         # Stage 8: saturation, ReLU, addition.
         cuts = controls[8].relu_before & ~controls[8].raw
@@ -240,13 +246,14 @@ class Affine(wiring.Component):
             Mux(cuts & sign, 0, Mux(exceed, _limit(sign, extensions[1]), value)) + addend
             for exceed, sign, value, addend in zip(exceeds, signs, values, addends, strict=True)
         ]
-        sums = lane_registers(m, valid[8], "sum", signed(bits + 1), sums)
+        # Residuals are there for a cycle only.
+        sums = lane_registers(m, valid[7 if stays else 8], "sum", signed(bits + 1), sums)
 
         # Stage 9: does the sum exceed its width?
         saturates = controls[9].residual & ~controls[9].raw
         sum_exceeds = [saturates & _exceeds(value, extensions[2]) for value in sums]
-        sum_exceeds = lane_registers(m, valid[9], "sum_exceeds", 1, sum_exceeds)
-        sums = lane_registers(m, valid[9], "sum_late", signed(bits + 1), sums)
+        sum_exceeds = lane_registers(m, valid[9], "sum_exceeds", 1, sum_exceeds, stays=stays)
+        sums = lane_registers(m, valid[9], "sum_late", signed(bits + 1), sums, stays=stays)
 
         # Stage 10: saturation, ReLU.
         cuts = controls[10].relu_after & ~controls[10].raw

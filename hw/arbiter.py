@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import enum
+from typing import Any
 
 from amaranth import Module, Mux, ShapeLike, Signal
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect
 
-from palquant.hw.axi import ADDRESS, ID_BITS, ReadChannels, address_constants, read_beat
+from palquant.hw.axi import ID_BITS, ReadChannels, address_constants, read_beat, request
 from palquant.hw.config import Geometry
 
 
@@ -20,7 +21,7 @@ class ReadSource(enum.IntEnum):
 
 
 class RegisterSlice(wiring.Component):
-    """Passes a stream on at full rate, with registers in ``valid``, payload and ``ready``.
+    """Passes a stream on with registers in ``valid``, payload and ``ready``.
 
     Parameters:
         shape: Shape of the payload.
@@ -42,7 +43,7 @@ class RegisterSlice(wiring.Component):
         return self._shape
 
     def elaborate(self, platform: object) -> Module:
-        """Two places: what goes out, and a spare for what comes when that has to wait."""
+        """A place for what goes out, and a spare one for what comes when that has to wait."""
         m = Module()
         spare = Signal(self._shape)
         spare_valid = Signal()
@@ -71,8 +72,8 @@ class ReadArbiter(wiring.Component):
         geometry: Sizes of the machine.
 
     Members:
-        fetch: ``In(stream.Signature(ADDRESS))``.
-        load: ``In(stream.Signature(ADDRESS))``.
+        fetch: ``In(stream.Signature(request(geometry)))``.
+        load: ``In(stream.Signature(request(geometry)))``.
         halt: ``In(1)``. No further burst is taken while it is high.
         fetch_expects: ``In(1)``. Bursts that the fetch unit asked for are not answered; high if
             not connected.
@@ -87,15 +88,15 @@ class ReadArbiter(wiring.Component):
 
     #: From a burst's acceptance to ARVALID.
     ADDRESS_LATENCY = 1
-    #: From RVALID to the reader.
+    #: From RVALID to the reader; none where instructions do not overlap.
     DATA_LATENCY = RegisterSlice.LATENCY
 
     def __init__(self, geometry: Geometry) -> None:
         beat = read_beat(geometry)
         super().__init__(
             {
-                "fetch": In(stream.Signature(ADDRESS)),
-                "load": In(stream.Signature(ADDRESS)),
+                "fetch": In(stream.Signature(request(geometry))),
+                "load": In(stream.Signature(request(geometry))),
                 "halt": In(1),
                 "fetch_expects": In(1, init=1),
                 "load_expects": In(1, init=1),
@@ -115,7 +116,10 @@ class ReadArbiter(wiring.Component):
         return self._geometry
 
     def elaborate(self, platform: object) -> Module:
-        """A register for the address, a slice for the data, the identifier as the switch."""
+        """A register for the address, a slice for the data, the identifier as the switch.
+
+        Where instructions do not overlap, a beat waits in the memory until its reader takes it.
+        """
         m = Module()
         bus = self.bus
         for name, value in address_constants(self._geometry).items():
@@ -133,7 +137,7 @@ class ReadArbiter(wiring.Component):
             m.d.sync += bus.arvalid.eq(0)
         with m.If(free):
             chosen = Mux(self.fetch.valid, self.fetch.payload, self.load.payload)
-            burst = data.View(ADDRESS, chosen)
+            burst = data.View(request(self._geometry), chosen)
             m.d.sync += [
                 bus.arvalid.eq(self.fetch.valid | self.load.valid),
                 bus.araddr.eq(burst.address),
@@ -142,28 +146,35 @@ class ReadArbiter(wiring.Component):
             ]
 
         received = data.StructLayout({"id": ID_BITS, "beat": read_beat(self._geometry)})
-        m.submodules.slice = slice_ = RegisterSlice(received)
+        arriving = stream.Signature(received).create()
         m.d.comb += [
-            slice_.i.valid.eq(bus.rvalid),
-            bus.rready.eq(slice_.i.ready),
-            slice_.i.payload.id.eq(bus.rid),
-            slice_.i.payload.beat.data.eq(bus.rdata),
-            slice_.i.payload.beat.last.eq(bus.rlast),
-            slice_.i.payload.beat.error.eq(bus.rresp[1]),
-            self.fetch_data.payload.eq(slice_.o.payload.beat),
-            self.load_data.payload.eq(slice_.o.payload.beat),
+            arriving.valid.eq(bus.rvalid),
+            bus.rready.eq(arriving.ready),
+            arriving.payload.id.eq(bus.rid),
+            arriving.payload.beat.data.eq(bus.rdata),
+            arriving.payload.beat.last.eq(bus.rlast),
+            arriving.payload.beat.error.eq(bus.rresp[1]),
         ]
-        to_fetch = slice_.o.payload.id == ReadSource.FETCH
+        beats: Any = arriving
+        if self._geometry.overlap:
+            m.submodules.slice = slice_ = RegisterSlice(received)
+            connect(m, arriving, slice_.i)
+            beats = slice_.o
+        m.d.comb += [
+            self.fetch_data.payload.eq(beats.payload.beat),
+            self.load_data.payload.eq(beats.payload.beat),
+        ]
+        to_fetch = beats.payload.id == ReadSource.FETCH
         with m.If(~Mux(to_fetch, self.fetch_expects, self.load_expects)):
-            m.d.comb += [self.unexpected.eq(slice_.o.valid), slice_.o.ready.eq(1)]
+            m.d.comb += [self.unexpected.eq(beats.valid), beats.ready.eq(1)]
         with m.Elif(to_fetch):
             m.d.comb += [
-                self.fetch_data.valid.eq(slice_.o.valid),
-                slice_.o.ready.eq(self.fetch_data.ready),
+                self.fetch_data.valid.eq(beats.valid),
+                beats.ready.eq(self.fetch_data.ready),
             ]
         with m.Else():
             m.d.comb += [
-                self.load_data.valid.eq(slice_.o.valid),
-                slice_.o.ready.eq(self.load_data.ready),
+                self.load_data.valid.eq(beats.valid),
+                beats.ready.eq(self.load_data.ready),
             ]
         return m

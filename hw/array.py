@@ -73,6 +73,8 @@ class MacArray(wiring.Component):
             )
             with m.If(adding.valid):
                 m.d.sync += total.eq(start + Mux(enable, term, 0))
+            if g.settles:  # the next result's words come when this one's beats are gone
+                return total
             with m.If(complete.valid & complete.emit):
                 m.d.sync += kept.eq(total)
             return kept

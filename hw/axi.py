@@ -7,13 +7,15 @@ never crosses a 4 KiB border.
 
 from __future__ import annotations
 
+from typing import Any
+
 from amaranth import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from palquant.hw import isa
 from palquant.hw.config import Geometry
-from palquant.hw.layouts import MEMORY_BITS
+from palquant.hw.layouts import MEMORY_BITS, struct
 
 #: Bits of a byte address.
 ADDRESS_BITS = isa.DRAM_BITS
@@ -27,32 +29,41 @@ _MODIFIABLE_BUFFERABLE = 0b0011  # AxCACHE: what interconnects want to see to wi
 _DATA_SECURE_UNPRIVILEGED = 0b000  # AxPROT
 
 
-#: A burst on its way to an address channel.
-ADDRESS = data.StructLayout({"address": ADDRESS_BITS, "length": LENGTH_BITS})
+def request(geometry: Geometry) -> data.StructLayout:
+    """A burst on its way to an address channel: its first byte, and its beats - 1."""
+    return data.StructLayout({"address": geometry.dram_bits, "length": LENGTH_BITS})
 
-#: A row of beats: contiguous in DRAM from byte ``address``, and on chip from beat ``local`` of
-#: ``memory``. ``last`` marks an instruction's last row.
-ROW = data.StructLayout(
-    {
-        "address": ADDRESS_BITS,
-        "beats": 16,
-        "memory": MEMORY_BITS,
-        "local": isa.ADDRESS_BITS,
-        "last": 1,
-    }
-)
 
-#: A burst of ``length`` + 1 beats, and where they lie on chip. ``last`` marks an instruction's
-#: last burst.
-BURST = data.StructLayout(
-    {
-        "address": ADDRESS_BITS,
-        "length": LENGTH_BITS,
-        "memory": MEMORY_BITS,
-        "local": isa.ADDRESS_BITS,
-        "last": 1,
-    }
-)
+def row_layout(geometry: Geometry) -> data.StructLayout:
+    """A row of ``beats``, contiguous in DRAM from byte ``address``.
+
+    On chip it begins at beat ``local`` of ``memory``. ``last`` marks an instruction's last row.
+    """
+    return data.StructLayout(
+        {
+            "address": geometry.dram_bits,
+            "beats": struct(isa.TRANSFER, geometry)["row_beats"].shape,
+            "memory": MEMORY_BITS,
+            "local": geometry.address_bits,
+            "last": 1,
+        }
+    )
+
+
+def burst_layout(geometry: Geometry) -> data.StructLayout:
+    """A burst of ``length`` + 1 beats, and where they lie on chip.
+
+    ``last`` marks an instruction's last burst.
+    """
+    return data.StructLayout(
+        {
+            "address": geometry.dram_bits,
+            "length": LENGTH_BITS,
+            "memory": MEMORY_BITS,
+            "local": geometry.address_bits,
+            "last": 1,
+        }
+    )
 
 
 def read_beat(geometry: Geometry) -> data.StructLayout:
@@ -159,12 +170,19 @@ class BurstSplitter(wiring.Component):
         geometry: Sizes of the machine.
 
     Members:
-        i: ``In(stream.Signature(ROW))``, addresses multiples of the bus width, at least one beat.
-        o: ``Out(stream.Signature(BURST))``, the first burst one cycle after its row.
+        i: ``In(stream.Signature(row_layout(geometry)))``, addresses multiples of the bus width, at
+            least one beat.
+        o: ``Out(stream.Signature(burst_layout(geometry)))``, the first burst one cycle after its
+            row.
     """
 
     def __init__(self, geometry: Geometry) -> None:
-        super().__init__({"i": In(stream.Signature(ROW)), "o": Out(stream.Signature(BURST))})
+        super().__init__(
+            {
+                "i": In(stream.Signature(row_layout(geometry))),
+                "o": Out(stream.Signature(burst_layout(geometry))),
+            }
+        )
         self._geometry = geometry
 
     @property
@@ -180,7 +198,7 @@ class BurstSplitter(wiring.Component):
         beat_bits = burst_beats.bit_length() - 1
 
         # What remains of the row, the length of its next burst, and whether that is its last.
-        row = Signal(ROW)
+        row = Signal(row_layout(self._geometry))
         active = Signal()
         beats = Signal(range(1, burst_beats + 1))
         final = Signal()
@@ -195,15 +213,19 @@ class BurstSplitter(wiring.Component):
             self.i.ready.eq(~active),
         ]
 
-        def begin(address: Value, left: Value) -> None:
+        def begin(domain: Any, address: Value, left: Value) -> None:
             """A burst at a beat's address, of what is left of the row."""
             space = Signal(range(1, burst_beats + 1))
             m.d.comb += space.eq(burst_beats - address[:beat_bits])
-            m.d.sync += [beats.eq(Mux(left <= space, left, space)), final.eq(left <= space)]
+            domain += [beats.eq(Mux(left <= space, left, space)), final.eq(left <= space)]
 
+        ahead = self._geometry.overlap
+        if not ahead:
+            begin(m.d.comb, beat, row.beats)
         with m.If(self.i.ready):
             m.d.sync += [row.eq(self.i.payload), active.eq(self.i.valid)]
-            begin(self.i.payload.address[byte_bits:], self.i.payload.beats)
+            if ahead:
+                begin(m.d.sync, self.i.payload.address[byte_bits:], self.i.payload.beats)
         with m.Elif(self.o.ready & final):
             m.d.sync += active.eq(0)
         with m.Elif(self.o.ready):
@@ -214,6 +236,6 @@ class BurstSplitter(wiring.Component):
                 row.beats.eq(left),
                 row.local.eq(row.local + beats),
             ]
-            # It begins at a multiple of the longest burst's size.
-            begin(Const(0, beat_bits), left)
+            if ahead:  # it begins at a multiple of the longest burst's size
+                begin(m.d.sync, Const(0, beat_bits), left)
         return m

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import reduce
 from operator import or_
 
@@ -22,7 +22,9 @@ def field_name(register: Register, field: Field) -> str:
     return name if field.name == "value" else f"{name}_{field.name}"
 
 
-def _members(registers: RegisterMap) -> Iterator[tuple[str, wiring.Member]]:
+def _members(
+    registers: RegisterMap, held: Mapping[str, int]
+) -> Iterator[tuple[str, wiring.Member]]:
     for register in registers.values():
         for field, _ in register.fields.values():
             name = field_name(register, field)
@@ -30,7 +32,8 @@ def _members(registers: RegisterMap) -> Iterator[tuple[str, wiring.Member]]:
                 case Access.READ_ONLY:
                     yield name, In(field.bits)
                 case Access.READ_WRITE:
-                    yield name, Out(field.bits, init=field.reset)
+                    bits = min(held.get(name, field.bits), field.bits)
+                    yield name, Out(bits, init=min(field.reset, (1 << bits) - 1))
                 case Access.WRITE_ONLY:
                     yield name, Out(field.bits)
                 case Access.WRITE_ONE_TO_CLEAR:
@@ -52,6 +55,8 @@ class RegisterFile(wiring.Component):
 
     Parameters:
         registers: The map.
+        held: Bits that are held of fields that can be written, by the name of their signal; all of
+            them if it is not named. The others read as 0, and what is written there is lost.
 
     Members:
         bus: ``In(Lite(12))``.
@@ -65,11 +70,14 @@ class RegisterFile(wiring.Component):
             whose bits set the field's bits. Set wins over clear.
     """
 
-    def __init__(self, registers: RegisterMap) -> None:
+    def __init__(
+        self, registers: RegisterMap, held: Mapping[str, int] = {}, *, registered: bool = True
+    ) -> None:
         super().__init__(
-            {"bus": In(Lite(ADDRESS_BITS)), "hold": In(1), **dict(_members(registers))}
+            {"bus": In(Lite(ADDRESS_BITS)), "hold": In(1), **dict(_members(registers, held))}
         )
         self._registers = registers
+        self._registered = registered
 
     @property
     def registers(self) -> RegisterMap:
@@ -82,6 +90,7 @@ class RegisterFile(wiring.Component):
         bus = self.bus
         self._read(m)
 
+        address = Signal.like(bus.awaddr[2:])
         data = Signal.like(bus.wdata)
         strobe = Signal.like(bus.wstrb)
         has_address = Signal()
@@ -93,7 +102,7 @@ class RegisterFile(wiring.Component):
             write.eq(has_address & has_data & ~bus.bvalid & ~self.hold),
         ]
         with m.If(bus.awvalid & bus.awready):
-            m.d.sync += has_address.eq(1)
+            m.d.sync += [has_address.eq(1), address.eq(bus.awaddr[2:])]
         with m.If(bus.wvalid & bus.wready):
             m.d.sync += [has_data.eq(1), data.eq(bus.wdata), strobe.eq(bus.wstrb)]
         with m.If(bus.bready):
@@ -109,16 +118,18 @@ class RegisterFile(wiring.Component):
         ones = data & mask
 
         for register in self._registers.values():
-            # Whose address it is is known before the data may be there.
             chosen = Signal(name=f"chosen_{register.name.lower()}")
-            with m.If(bus.awvalid & bus.awready):
-                m.d.sync += chosen.eq(bus.awaddr[2:] == register.offset >> 2)
+            if self._registered:  # before the data may be there
+                with m.If(bus.awvalid & bus.awready):
+                    m.d.sync += chosen.eq(bus.awaddr[2:] == register.offset >> 2)
+            else:
+                m.d.comb += chosen.eq(address == register.offset >> 2)
             hit = Signal(name=f"write_{register.name.lower()}")
             m.d.comb += hit.eq(write & chosen)
             for field, shift in register.fields.values():
                 name = field_name(register, field)
                 signal = getattr(self, name)
-                bits = slice(shift, shift + field.bits)
+                bits = slice(shift, shift + len(signal))
                 match field.access:
                     case Access.READ_ONLY:
                         continue
@@ -126,20 +137,21 @@ class RegisterFile(wiring.Component):
                         with m.If(hit):
                             m.d.sync += signal.eq((signal & ~mask[bits]) | ones[bits])
                     case Access.WRITE_ONLY:
-                        m.d.comb += signal.eq(ones[bits] & hit.replicate(field.bits))
+                        m.d.comb += signal.eq(ones[bits] & hit.replicate(len(signal)))
                     case Access.WRITE_ONE_TO_CLEAR:
-                        kept = signal & ~(ones[bits] & hit.replicate(field.bits))
+                        kept = signal & ~(ones[bits] & hit.replicate(len(signal)))
                         m.d.sync += signal.eq(kept | getattr(self, f"{name}_set"))
                 with m.If(hit):
                     m.d.sync += bus.bresp.eq(_OKAY)
         return m
 
     def _read(self, m: Module) -> None:
-        """A cycle to find whose address it is, another for its value."""
+        """A cycle to find whose address it is, another for its value, or one for both."""
         bus = self.bus
+        domain = m.d.sync if self._registered else m.d.comb
         taken = Signal()
-        m.d.comb += bus.arready.eq(~bus.rvalid & ~taken)
-        m.d.sync += taken.eq(bus.arvalid & bus.arready)
+        m.d.comb += bus.arready.eq(~bus.rvalid & ~(taken if self._registered else 0))
+        domain += taken.eq(bus.arvalid & bus.arready)
         values, hits = [], []
         for register in self._registers.values():
             value = Signal.like(bus.rdata, name=f"value_{register.name.lower()}")
@@ -148,7 +160,7 @@ class RegisterFile(wiring.Component):
                     part = value[shift : shift + field.bits]
                     m.d.comb += part.eq(getattr(self, field_name(register, field)))
             hit = Signal(name=f"read_{register.name.lower()}")
-            m.d.sync += hit.eq(bus.araddr[2:] == register.offset >> 2)
+            domain += hit.eq(bus.araddr[2:] == register.offset >> 2)
             values.append(value & hit.replicate(len(value)))
             hits.append(hit)
         with m.If(bus.rready):

@@ -13,7 +13,7 @@ from amaranth.lib.wiring import In, Out
 from palquant.hw.addresses import Advance
 from palquant.hw.banks import ConfigurationBanks
 from palquant.hw.config import Geometry
-from palquant.hw.layouts import COMPUTE, Configuration, Pooled, Result
+from palquant.hw.layouts import Configuration, Pooled, Result
 
 __all__ = ["BeatSequencer", "beat_layout"]
 
@@ -46,7 +46,7 @@ class BeatSequencer(wiring.Component):
         geometry: Sizes of the machine.
 
     Members:
-        configuration: ``In(Configuration())``.
+        configuration: ``In(Configuration(geometry))``.
         result: ``In(Result(geometry))``.
         pooled: ``In(Pooled(geometry))``, never in the same cycle as a result.
         beat: ``Out(beat_layout(geometry))``, ``LATENCY`` cycles later.
@@ -63,7 +63,7 @@ class BeatSequencer(wiring.Component):
         self.geometry = geometry
         super().__init__(
             {
-                "configuration": In(Configuration()),
+                "configuration": In(Configuration(geometry)),
                 "result": In(Result(geometry)),
                 "pooled": In(Pooled(geometry)),
                 "beat": Out(beat_layout(geometry)),
@@ -78,12 +78,15 @@ class BeatSequencer(wiring.Component):
         m = Module()
         g = self.geometry
         banks = ConfigurationBanks(
-            m, self.configuration, ("steps", "parameter_slot", "output_rows", "output_columns")
+            self.geometry,
+            m,
+            self.configuration,
+            ("steps", "parameter_slot", "output_rows", "output_columns"),
         )
         result, pooled = self.result, self.pooled
 
         # When: the cycles until the next beat may start, and the beats still to cut.
-        waiting = Signal(COMPUTE["steps"].shape)
+        waiting = Signal.like(self.configuration.fields.steps)
         left = Signal(range(g.beats))
         last = Signal(reset_less=True)  # the beats still to cut are an instruction's last
         tag = Signal(reset_less=True)
@@ -127,8 +130,9 @@ class BeatSequencer(wiring.Component):
         first = Signal()
         index = Signal(range(g.beats), reset_less=True)
         now_index = Signal(range(g.beats))
-        columns = Signal(COMPUTE["output_columns"].shape, reset_less=True)  # left in the row
-        rows = Signal(COMPUTE["output_rows"].shape, reset_less=True)  # left in the chunk
+        extents = self.configuration.fields
+        columns = Signal.like(extents.output_columns, reset_less=True)  # left in the row
+        rows = Signal.like(extents.output_rows, reset_less=True)  # left in the chunk
         advance = Signal(Advance)
         m.d.comb += first.eq(Mux(pooled.valid, pooled.first, result.first) & starts)
         m.d.comb += now_index.eq(Mux(first, 0, index))

@@ -30,7 +30,7 @@ class BoardTop(wiring.Component):
         clk: ``In(1)``, the oscillator.
         rx: ``In(1)``, serial line from the USB bridge.
         tx: ``Out(1)``, serial line to it.
-        led: ``Out(1)``, high while an image runs.
+        led: ``Out(1)``, on while an image runs.
         Each port of ``board.held_high``: ``Out(1)``, 1.
     """
 
@@ -59,7 +59,8 @@ class BoardTop(wiring.Component):
         else:
             self._make_clock(m, domain, loop)
         m.d.comb += [getattr(self, port).eq(1) for port in self._board.held_high]
-        m.d.comb += [system.rx.eq(self.rx), self.tx.eq(system.tx), self.led.eq(system.busy)]
+        m.d.comb += [system.rx.eq(self.rx), self.tx.eq(system.tx)]
+        m.d.comb += self.led.eq(system.busy ^ self._board.led_inverted)
         return m
 
     def _make_clock(self, m: Module, domain: ClockDomain, loop: PhaseLockedLoop) -> None:

@@ -52,6 +52,7 @@ class Board:
         loop: What makes the machine's clock of it; None where it is the clock.
         memory_rows: Rows of the on-chip memory.
         large_memory: Whether that is iCE40's single-port RAM, which is empty at power-on.
+        led_inverted: Whether the LED is on where its pin is low.
         held_high: Port to (resource, line) of pins that must be high for the board to work.
         programmer: Command that loads a bitstream, without the file's name.
     """
@@ -66,6 +67,7 @@ class Board:
     loop: PhaseLockedLoop | None
     memory_rows: int
     large_memory: bool
+    led_inverted: bool
     held_high: Mapping[str, tuple[str, str]]
     programmer: str
 
@@ -136,9 +138,25 @@ BOARDS = {
             loop=PhaseLockedLoop(divider=1, feedback=2, output=12),
             memory_rows=16384,
             large_memory=False,
+            led_inverted=False,
             # Low is a button to the ESP32, which then reboots the board.
             held_high={"wifi_gpio0": ("esp32", "gpio0")},
             programmer="openFPGALoader --board ulx3s",
+        ),
+        Board(
+            name="icebreaker",
+            title="iCEBreaker with an iCE40UP5K",
+            platform=("icebreaker", "ICEBreakerPlatform"),
+            device="ice40up5k",
+            preset="icebreaker",
+            clock="clk12",
+            oscillator_hz=12_000_000,
+            loop=None,
+            memory_rows=32768,
+            large_memory=True,
+            led_inverted=True,
+            held_high={},
+            programmer="iceprog",
         ),
     )
 }

@@ -28,7 +28,9 @@ class Scratchpad(wiring.Component):
     Words and beats are parts of one long string of bits, lowest address first, lowest bit first.
     A physical row holds a whole number of both: as many bits as the wider of the two, or, with
     narrow rows, a word, and a beat of several is loaded in as many cycles. The datapath never
-    waits: a write goes before a load, a read before a store. Where a row holds several beats
+    waits: a write goes before a load, a read before a store. What is read in the cycle in
+    which any part of its row is written is undefined: programs that are free of races, and keep
+    tensors in rows of their own, do not do so. Where a row holds several beats
     and the datapath reads as well, the row that a store reads is kept for the beats that follow:
     they need no port. What they are if the row is written meanwhile is undefined.
 
@@ -78,8 +80,8 @@ class Scratchpad(wiring.Component):
             init=[],
         )
         ports = {
-            "read": In(WordRead(self.word_bits)),
-            "write": In(WordWrite(self.word_bits // self.lane_bits, self.lane_bits)),
+            "read": In(WordRead(g, self.word_bits)),
+            "write": In(WordWrite(g, self.word_bits // self.lane_bits, self.lane_bits)),
             "load": In(LoadWrite(g)),
             "store": In(StoreRead(g)),
         }

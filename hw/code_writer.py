@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth import Cat, Module, Mux, Signal, Value
+from amaranth import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -20,30 +20,33 @@ from palquant.hw.addresses import AddressGenerator, Advance
 from palquant.hw.banks import ConfigurationBanks
 from palquant.hw.config import DIGIT_BITS, Geometry
 from palquant.hw.delay import beat_line, delay_line
-from palquant.hw.layouts import COMPUTE, PARAMETER_CONTROL, Configuration, WordWrite
+from palquant.hw.layouts import PARAMETER_CONTROL, Configuration, WordWrite
 from palquant.hw.parameters import SlotRead
 from palquant.hw.quantize import CODE_BITS
 
 __all__ = ["CodeWriter", "lanes_of_group"]
 
-_TENSORS = (1, 2)
 _MEMORIES = ("activation", "output")
 _FIELDS = (
     "raw",
     "scatter_groups",
     "first_lane",
-    *(name for name in COMPUTE.members if name.startswith(("code1_", "code2_"))),
+    *(name for name in isa.COMPUTE.offsets if name.startswith(("code1_", "code2_"))),
 )
 
 
-def lanes_of_group(scatter_groups: Value, group: Value, lane_groups: Any) -> Value:
+def lanes_of_group(
+    geometry: Geometry, scatter_groups: Value, group: Value, lane_groups: Any
+) -> Value:
     """A mask of the lanes that are written for ``group``: all, if lanes are not scattered."""
+    if not geometry.scatter:
+        return Const(-1, geometry.lanes)
     together = scatter_groups == 1
     return Cat(together | (lane_group == group) for lane_group in lane_groups)
 
 
 class CodeWriter(wiring.Component):
-    """Writes up to two code tensors to the activation memory and the output buffer.
+    """Writes up to ``code_tensors`` tensors to the activation memory and the output buffer.
 
     Takes ``scatter_groups`` times as many cycles for a beat as its busier memory takes words; it
     is an overrun if the next beat comes before. Codes must not change meanwhile.
@@ -52,13 +55,13 @@ class CodeWriter(wiring.Component):
         geometry: Sizes of the machine.
 
     Members:
-        configuration: ``In(Configuration())``.
+        configuration: ``In(Configuration(geometry))``.
         valid: ``In(1)``, a beat starts.
         tag: ``In(1)``, its configuration bank.
         advance: ``In(Advance)``, how it follows the beat before.
         slot: ``In(range(parameter_slots))``, its parameter slot.
-        codes: ``In(8).array(2, lanes)``, its codes for either tensor, ``VALUE_DELAY`` cycles
-            later.
+        codes: ``In(8).array(code_tensors, lanes)``, its codes for each tensor, ``VALUE_DELAY``
+            cycles later.
         group: ``Out(SlotRead)``, the group of each lane.
         activation: ``Out(WordWrite.digits(geometry))``, first ``LATENCY`` cycles after ``valid``.
         output: ``Out(WordWrite.digits(geometry))``, likewise.
@@ -74,12 +77,12 @@ class CodeWriter(wiring.Component):
         self.geometry = geometry
         super().__init__(
             {
-                "configuration": In(Configuration()),
+                "configuration": In(Configuration(geometry)),
                 "valid": In(1),
                 "tag": In(1),
                 "advance": In(Advance),
                 "slot": In(range(geometry.parameter_slots)),
-                "codes": In(CODE_BITS).array(len(_TENSORS), geometry.lanes),
+                "codes": In(CODE_BITS).array(geometry.code_tensors, geometry.lanes),
                 "group": Out(SlotRead(geometry, PARAMETER_CONTROL["group"].shape)),
                 "activation": Out(WordWrite.digits(geometry)),
                 "output": Out(WordWrite.digits(geometry)),
@@ -87,10 +90,14 @@ class CodeWriter(wiring.Component):
             }
         )
 
+    @property
+    def _tensors(self) -> range:
+        return range(1, self.geometry.code_tensors + 1)
+
     def elaborate(self, platform: object) -> Module:
         """Places and addresses first, then the memory steps."""
         m = Module()
-        banks = ConfigurationBanks(m, self.configuration, _FIELDS)
+        banks = ConfigurationBanks(self.geometry, m, self.configuration, _FIELDS)
         valid = delay_line(m, self.valid, self.VALUE_DELAY, name="valid", reset=True)
         slot = delay_line(m, self.slot, 1, name="slot")
         m.d.comb += [self.group.enable.eq(valid[1]), self.group.slot.eq(slot[1])]
@@ -98,8 +105,8 @@ class CodeWriter(wiring.Component):
         fields = banks.select(self.tag)
         lane, beat_words, chunk_words = self._lane_position(m, fields["first_lane"])
         starts = []
-        for number in _TENSORS:
-            m.submodules[f"address{number}"] = generator = AddressGenerator()
+        for number in self._tensors:
+            m.submodules[f"address{number}"] = generator = AddressGenerator(self.geometry)
             digits = _digits(fields[f"code{number}_bits"])
             m.d.comb += [
                 generator.valid.eq(self.valid),
@@ -115,15 +122,17 @@ class CodeWriter(wiring.Component):
         # settings are looked up in the cycle before, since much depends on them.
         tag = beat_line(m, self.tag, valid[:-2], name="tag")[-1]
         found = banks.select(tag)
-        for number in _TENSORS:
+        for number in self._tensors:
             bits = found[f"code{number}_bits"]
             found[f"code{number}_digits"] = _digits(bits)
             for memory in _MEMORIES:
                 goes = (bits != 0) & found[f"code{number}_to_{memory}"] & ~found["raw"]
                 found[f"code{number}_to_{memory}"] = goes
         settings: dict[str, Value] = {}
+        if not self.geometry.overlap:
+            settings = found  # which stay as they are
         with m.If(valid[-2]):
-            for name, value in found.items():
+            for name, value in found.items() if self.geometry.overlap else ():
                 settings[name] = Signal(len(value), name=f"now_{name}", reset_less=True)
                 m.d.sync += settings[name].eq(value)
         places = beat_line(m, lane, valid[:-1], name="places")[-1]
@@ -179,12 +188,14 @@ class CodeWriter(wiring.Component):
         begins = Signal()
         group_done = Signal()
         beat_done = Signal()
-        m.d.comb += [
-            works.eq(valid | busy),
-            begins.eq(valid | opens),
-            now_group.eq(Mux(valid, 0, group)),
-            beat_done.eq(group_done & (now_group + 1 == fields["scatter_groups"])),
-        ]
+        m.d.comb += [works.eq(valid | busy), begins.eq(valid | opens)]
+        if self.geometry.scatter:
+            m.d.comb += [
+                now_group.eq(Mux(valid, 0, group)),
+                beat_done.eq(group_done & (now_group + 1 == fields["scatter_groups"])),
+            ]
+        else:
+            m.d.comb += beat_done.eq(group_done)
         m.d.sync += self.overrun.eq(valid & busy)
         with m.If(works):
             m.d.sync += [
@@ -194,28 +205,32 @@ class CodeWriter(wiring.Component):
             ]
 
         positions = []  # of each tensor's first digit in the present group
-        for number, start in zip(_TENSORS, starts, strict=True):
-            later = Signal(isa.ADDRESS_BITS, name=f"later_{number}", reset_less=True)
-            position = Signal(isa.ADDRESS_BITS, name=f"position_{number}")
+        for number, start in zip(self._tensors, starts, strict=True):
+            later = Signal(self.geometry.address_bits, name=f"later_{number}", reset_less=True)
+            position = Signal(self.geometry.address_bits, name=f"position_{number}")
             m.d.comb += position.eq(Mux(now_group == 0, start, later))
             with m.If(works & group_done):
                 m.d.sync += later.eq(position + fields[f"code{number}_group_stride"])
             positions.append(position)
 
         lanes = Signal(self.geometry.lanes)
-        m.d.comb += lanes.eq(lanes_of_group(fields["scatter_groups"], now_group, self.group.data))
+        m.d.comb += lanes.eq(
+            lanes_of_group(self.geometry, fields["scatter_groups"], now_group, self.group.data)
+        )
         done = []
         for memory in _MEMORIES:
             port = getattr(self, memory)
-            goes = Signal(2, name=f"goes_to_{memory}")
-            m.d.comb += goes.eq(Cat(fields[f"code{number}_to_{memory}"] for number in _TENSORS))
-            bases = [fields[f"code{number}_{memory}_address"] for number in _TENSORS]
-            digits = [fields[f"code{number}_digits"] for number in _TENSORS]
+            goes = Signal(len(self._tensors), name=f"goes_to_{memory}")
+            m.d.comb += goes.eq(
+                Cat(fields[f"code{number}_to_{memory}"] for number in self._tensors)
+            )
+            bases = [fields[f"code{number}_{memory}_address"] for number in self._tensors]
+            digits = [fields[f"code{number}_digits"] for number in self._tensors]
             second, digit, live, ends = self._items(m, memory, works, begins, goes, digits)
             done.append(ends)
 
-            start = Mux(second, positions[1], positions[0])
-            base = Mux(second, bases[1], bases[0])
+            start = Mux(second, positions[-1], positions[0])
+            base = Mux(second, bases[-1], bases[0])
             m.d.sync += port.enable.eq(works & live)
             word = Signal(data.ArrayLayout(DIGIT_BITS, len(lanes)), name=f"{memory}_word")
             m.d.comb += port.data.eq(Cat(*[word.as_value()] * len(places)))
@@ -227,8 +242,8 @@ class CodeWriter(wiring.Component):
                     Cat(place.replicate(len(lanes)) & lanes for place in places)
                 )
                 for lane in range(len(lanes)):
-                    both = Cat(self.codes[0][lane], self.codes[1][lane])
-                    m.d.sync += word[lane].eq(both.word_select(Cat(digit, second), DIGIT_BITS))
+                    codes = Cat(codes[lane] for codes in self.codes)
+                    m.d.sync += word[lane].eq(codes.word_select(Cat(digit, second), DIGIT_BITS))
         m.d.comb += group_done.eq(Cat(done).all())
 
     def _items(
@@ -254,11 +269,11 @@ class CodeWriter(wiring.Component):
         ends_tensor = Signal(name=f"{memory}_ends_tensor")
         done = Signal(name=f"{memory}_done")
         m.d.comb += [
-            now_second.eq(Mux(begins, ~goes[0], second)),
+            now_second.eq(Mux(begins, ~goes[0], second) if len(goes) > 1 else 0),
             now_digit.eq(Mux(begins, 0, digit)),
             now_live.eq(Mux(begins, goes.any(), live)),
-            ends_tensor.eq(now_digit + 1 == Mux(now_second, digits[1], digits[0])),
-            done.eq(~now_live | ends_tensor & (now_second | ~goes[1])),
+            ends_tensor.eq(now_digit + 1 == Mux(now_second, digits[-1], digits[0])),
+            done.eq(~now_live | ends_tensor & (now_second | ~goes[1:].any())),
         ]
         with m.If(works):
             m.d.sync += live.eq(~done)

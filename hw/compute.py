@@ -23,13 +23,14 @@ from amaranth import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
+from palquant.hw import isa
 from palquant.hw.array import MacArray
 from palquant.hw.buffers import Scratchpad
 from palquant.hw.carry_chain import Technology
 from palquant.hw.chained_array import ChainedMacArray
 from palquant.hw.config import Geometry
 from palquant.hw.isa import Memory
-from palquant.hw.layouts import COMPUTE, READABLE, LoadWrite, StoreRead
+from palquant.hw.layouts import READABLE, LoadWrite, StoreRead, struct
 from palquant.hw.operands import OperandFetch
 from palquant.hw.pool import PoolingUnit
 from palquant.hw.post import PostProcessor
@@ -54,8 +55,8 @@ class ComputeEngine(wiring.Component):
         pool_latency: The same for a pooled beat.
 
     Members:
-        instruction: ``In(stream.Signature(COMPUTE))``. Taken when it starts, or when it begins to
-            wait for earlier ones (``drain``).
+        instruction: ``In(stream.Signature(struct(isa.COMPUTE, geometry)))``. Taken when it
+            starts, or when it begins to wait for earlier ones (``drain``).
         complete: ``Out(1)``, strobe, once for each instruction, in order: its last word is in the
             memories.
         busy: ``Out(1)``, an instruction was taken that is not complete.
@@ -82,7 +83,7 @@ class ComputeEngine(wiring.Component):
         self.pool_latency = 1 + PoolingUnit.LATENCY
         super().__init__(
             {
-                "instruction": In(stream.Signature(COMPUTE)),
+                "instruction": In(stream.Signature(struct(isa.COMPUTE, geometry))),
                 "complete": Out(1),
                 "busy": Out(1),
                 "load_write": In(LoadWrite(geometry)),

@@ -13,13 +13,12 @@ from palquant.hw.arbiter import ReadArbiter
 from palquant.hw.axi import ReadChannels, WriteChannels
 from palquant.hw.config import Geometry
 from palquant.hw.counters import Attribution, Counters
-from palquant.hw.fetch import COUNT_BITS, FetchUnit, Settings
+from palquant.hw.fetch import FetchUnit, Settings
 from palquant.hw.load import LoadEngine
 from palquant.hw.queues import InstructionQueue
 from palquant.hw.registers import (
     COUNTER_BITS,
     COUNTERS,
-    REGISTER_BITS,
     REGISTERS,
     Activity,
     ErrorCode,
@@ -79,17 +78,17 @@ class Core(wiring.Component):
         go: ``In(1)``, strobe: begin with ``settings``.
         running: ``In(1)``. Count cycles, watch for progress.
         halt: ``In(1)``. Start nothing new, bring what is on the bus to its end.
-        settings: ``In(Settings())``.
-        watchdog_limit: ``In(32)``.
+        settings: ``In(Settings(geometry))``.
+        watchdog_limit: ``In(watchdog_bits)``.
         read: ``Out(ReadChannels(bus_bits))``.
         write: ``Out(WriteChannels(bus_bits))``.
         finished: ``Out(1)``, strobe.
         quiet: ``Out(1)``. Nothing is outstanding on the bus.
-        images_done: ``Out(32)``.
+        images_done: ``Out(count_bits)``.
         stall: ``Out(StructLayout)``, the fields of the register STALL, a cycle late.
         counters: ``Out(StructLayout)``, as of :class:`~palquant.hw.counters.Counters`.
         trace: ``Out(Trace())``.
-        report_*: ``Out(Report())``, for each of ``supervisor.SOURCES``.
+        report_*: ``Out(Report(geometry))``, for each of ``supervisor.SOURCES``.
     """
 
     def __init__(self, geometry: Geometry, compute: wiring.Component) -> None:
@@ -99,17 +98,17 @@ class Core(wiring.Component):
                 "go": In(1),
                 "running": In(1),
                 "halt": In(1),
-                "settings": In(Settings()),
-                "watchdog_limit": In(REGISTER_BITS),
+                "settings": In(Settings(geometry)),
+                "watchdog_limit": In(geometry.watchdog_bits),
                 "read": Out(ReadChannels(geometry.bus_bits)),
                 "write": Out(WriteChannels(geometry.bus_bits)),
                 "finished": Out(1),
                 "quiet": Out(1),
-                "images_done": Out(COUNT_BITS),
+                "images_done": Out(geometry.count_bits),
                 "stall": Out(data.StructLayout(stalls)),
                 "counters": Out(data.StructLayout(dict.fromkeys(COUNTERS, COUNTER_BITS))),
                 "trace": Out(Trace()),
-                **{f"report_{name}": Out(Report()) for name in SOURCES},
+                **{f"report_{name}": Out(Report(geometry)) for name in SOURCES},
             }
         )
         self._geometry = geometry
@@ -135,7 +134,7 @@ class Core(wiring.Component):
         m.submodules.load = load = LoadEngine(geometry)
         m.submodules.store = store = StoreEngine(geometry)
         m.submodules.compute = compute
-        m.submodules.tokens = tokens = TokenCounters()
+        m.submodules.tokens = tokens = TokenCounters(geometry)
         engines = {Engine.LOAD: load, Engine.COMPUTE: compute, Engine.STORE: store}
         in_flight = {
             Engine.LOAD: geometry.outstanding_bursts,
@@ -177,7 +176,7 @@ class Core(wiring.Component):
         for engine, unit in engines.items():
             name = engine.name.lower()
             queue = InstructionQueue(geometry, _LAYOUTS[engine])
-            dispatcher = Dispatcher(engine, _LAYOUTS[engine], in_flight[engine])
+            dispatcher = Dispatcher(geometry, engine, _LAYOUTS[engine], in_flight[engine])
             m.submodules[f"queue_{name}"] = queue
             m.submodules[f"dispatch_{name}"] = dispatcher
             connect(m, getattr(fetch, f"queue_{name}"), queue.write)
@@ -212,7 +211,6 @@ class Core(wiring.Component):
         m.d.comb += [
             self.report_fetch.valid.eq(fetch.fault.valid),
             self.report_fetch.code.eq(fetch.fault.code),
-            self.report_fetch.offset.eq(fetch.offset),
             self.report_compute.valid.eq(engines[Engine.COMPUTE].overrun),
             self.report_compute.code.eq(ErrorCode.OVERRUN),
             self.report_compute.offset.eq(dispatchers[Engine.COMPUTE].oldest),
@@ -228,8 +226,12 @@ class Core(wiring.Component):
             ]
 
         # Tokens are given on completion, which is in order: by the oldest instruction.
-        m.submodules.oldest = oldest = OldestInstruction()
-        m.d.comb += oldest.otherwise.eq(fetch.offset)
+        m.submodules.oldest = oldest = OldestInstruction(self._geometry)
+        if self._geometry.diagnosis:
+            m.d.comb += [
+                self.report_fetch.offset.eq(fetch.offset),
+                oldest.otherwise.eq(fetch.offset),
+            ]
         # Far to go: a cycle later.
         m.d.sync += self.report_tokens.valid.eq(tokens.overflow.any())
         for engine, dispatcher in dispatchers.items():
@@ -250,7 +252,7 @@ class Core(wiring.Component):
             self.report_bus.offset.eq(oldest.offset),
         ]
 
-        m.submodules.watchdog = watchdog = Watchdog()
+        m.submodules.watchdog = watchdog = Watchdog(self._geometry)
         read, write = self.read, self.write
         handshakes = [
             read.arvalid & read.arready,

@@ -44,7 +44,7 @@ class Correction(wiring.Component):
         geometry: Sizes of the machine.
 
     Members:
-        configuration: ``In(Configuration())``.
+        configuration: ``In(Configuration(geometry))``.
         valid: ``In(1)``, a beat is presented.
         tag: ``In(1)``, its configuration bank.
         products: ``In(signed(value_bits)).array(lanes)``, P or pooled values.
@@ -61,7 +61,7 @@ class Correction(wiring.Component):
         lanes, bits = geometry.lanes, geometry.value_bits
         super().__init__(
             {
-                "configuration": In(Configuration()),
+                "configuration": In(Configuration(geometry)),
                 "valid": In(1),
                 "tag": In(1),
                 "products": In(signed(bits)).array(lanes),
@@ -75,7 +75,10 @@ class Correction(wiring.Component):
         m = Module()
         g = self.geometry
         banks = ConfigurationBanks(
-            m, self.configuration, ("source", "alpha_shift", "beta_shift", "beta_minus")
+            self.geometry,
+            m,
+            self.configuration,
+            ("source", "alpha_shift", "beta_shift", "beta_minus"),
         )
         fields = banks.select(self.tag)
         array = fields["source"] == Source.ARRAY
@@ -86,18 +89,23 @@ class Correction(wiring.Component):
         )
         once = Signal.like(self.activation_sum, reset_less=True)
         alpha_shift = Signal(reset_less=True)
+        stays = g.settles
         valid = delay_line(m, self.valid, 2, name="valid", reset=True)
-        with m.If(valid[0]):
-            m.d.sync += [
-                shifted.eq(Mux(array, self.activation_sum << fields["beta_shift"], 0)),
-                once.eq(Mux(array & fields["beta_minus"], self.activation_sum, 0)),
-                alpha_shift.eq(array & fields["alpha_shift"]),
-            ]
-        products = lane_registers(m, valid[0], "product", shape, self.products)
+        parts = [
+            shifted.eq(Mux(array, self.activation_sum << fields["beta_shift"], 0)),
+            once.eq(Mux(array & fields["beta_minus"], self.activation_sum, 0)),
+            alpha_shift.eq(array & fields["alpha_shift"]),
+        ]
+        if stays:
+            m.d.comb += parts
+        else:
+            with m.If(valid[0]):
+                m.d.sync += parts
+        products = lane_registers(m, valid[0], "product", shape, self.products, stays=stays)
         with m.If(valid[1]):
             m.d.sync += beta_sum.eq(shifted - once)
         scaled = [Mux(alpha_shift, product << 1, product) for product in products]
-        scaled = lane_registers(m, valid[1], "scaled", shape, scaled)
+        scaled = lane_registers(m, valid[1], "scaled", shape, scaled, stays=stays)
         with m.If(valid[2]):
             for value, product in zip(self.values, scaled, strict=True):
                 m.d.sync += value.eq(product - beta_sum)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Module, Mux, Signal, Value
+from amaranth import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -43,7 +43,12 @@ def bits_above(geometry: Geometry, beat: Value) -> Value:
 
 
 def fetched_beat(geometry: Geometry) -> data.StructLayout:
-    """A beat of the program, with what takes longest to tell of it: :func:`bits_above`."""
+    """A beat of the program, with what takes longest to tell of it: :func:`bits_above`.
+
+    Where instructions do not overlap there is time to find that out of the beat itself.
+    """
+    if not geometry.overlap:
+        return read_beat(geometry)
     above = len(_last_fields(geometry))
     return data.StructLayout({**read_beat(geometry).members, "above": above})
 
@@ -63,7 +68,7 @@ class Decoder(wiring.Component):
         engines: ``Out(3)``. One-hot: whose instruction it is.
         last: ``Out(1)``. It is the instruction's last beat.
         illegal: ``Out(1)``. Unknown opcode, tokens from or to the engine itself or without an
-            engine, or reserved bits that are set.
+            engine, reserved bits that are set, or a value that this machine does not hold.
     """
 
     def __init__(self, geometry: Geometry) -> None:
@@ -96,7 +101,7 @@ class Decoder(wiring.Component):
             for opcode, layout in isa.LAYOUTS.items():
                 with m.Case(opcode):
                     m.d.comb += self.last.eq(self.index == layout.size // bus_bits - 1)
-                    with m.If(self._reserved(layout) | (first & self._bad_tokens(opcode))):
+                    with m.If(self._not_held(layout) | (first & self._bad_tokens(opcode))):
                         m.d.comb += self.illegal.eq(1)
                     if opcode in ENGINES:
                         m.d.comb += self.engines[ENGINES[opcode]].eq(1)
@@ -104,18 +109,34 @@ class Decoder(wiring.Component):
                 m.d.comb += self.illegal.eq(1)
         return m
 
-    def _reserved(self, layout: isa.Layout) -> Value:
-        """Whether a bit above the layout's last field is set in this beat."""
-        bus_bits = self._geometry.bus_bits
-        found = []
-        for index in range(layout.used // bus_bits, layout.size // bus_bits):
-            start = max(layout.used - index * bus_bits, 0)
-            found.append((self.index == index) & self._any_above(start))
-        return Cat(found).any()
+    def _not_held(self, layout: isa.Layout) -> Value:
+        """Whether this beat has bits of the layout that no register holds, and that matter.
 
-    def _any_above(self, start: int) -> Value:
+        Above the last field they must be 0, above what is held of a field 0 or copies of its sign.
+        """
+        bus_bits = self._geometry.bus_bits
+        cut = [(layout.used, layout.size, False)]
+        for item in layout.fields if self._geometry.checks else ():
+            start = layout.offsets[item.name]
+            held = start + item.held_bits(self._geometry)
+            if held < start + item.bits:
+                cut.append((held, start + item.bits, item.signed))
+        found = []
         starts = _last_fields(self._geometry)
-        return self.above[starts.index(start)] if start in starts else self.data[start:].any()
+        for index in range(layout.size // bus_bits):
+            first, matters = index * bus_bits, []
+            for start, end, signed in cut:
+                low, high = max(start - first, 0), min(end - first, bus_bits)
+                if low < high and end == layout.size and not signed and low in starts:
+                    matters.append(self.above[starts.index(low)])
+                elif low < high:
+                    # extent_bits are so many that a sign is in the same beat as what is above it.
+                    part = self.data[low:high]
+                    sign = self.data[start - first - 1] if signed else Const(0, 1)
+                    matters.append((part ^ sign.replicate(len(part))).any())
+            if matters:
+                found.append((self.index == index) & Cat(matters).any())
+        return Cat(found).any()
 
     def _bad_tokens(self, opcode: Opcode) -> Value:
         """Whether this beat 0 has token bits that the opcode's engine must not have."""
@@ -176,11 +197,26 @@ class DecodedBeats(wiring.Component):
         m.submodules.decoder = decoder = Decoder(self._geometry)
         index = Signal(BEAT_BITS)  # of the beat that arrives
         m.d.comb += [
+            decoder.data.eq(self.i.payload.data),
+            decoder.index.eq(index),
+        ]
+        if self._geometry.overlap:
+            self._register(m, decoder, index)
+        else:
+            self._pass(m, decoder, index)
+        with m.If(self.i.valid & self.i.ready):
+            m.d.sync += index.eq(index + 1)
+            with m.If(self.instructions & decoder.last):
+                m.d.sync += index.eq(0)
+        with m.If(self.restart):
+            m.d.sync += index.eq(0)
+        return m
+
+    def _register(self, m: Module, decoder: Decoder, index: Signal) -> None:
+        m.d.comb += [
             self.i.ready.eq(~self.o.valid | self.o.ready),
             self.released.eq(self.o.valid & (self.o.ready | self.flush)),
-            decoder.data.eq(self.i.payload.data),
             decoder.above.eq(self.i.payload.above),
-            decoder.index.eq(index),
             decoder.held.eq(self.opcode),
         ]
         with m.If(self.i.ready):
@@ -196,12 +232,25 @@ class DecodedBeats(wiring.Component):
                 self.engines.eq(decoder.engines),
                 self.last.eq(decoder.last),
                 self.illegal.eq(decoder.illegal),
-                index.eq(index + 1),
             ]
-            with m.If(self.instructions & decoder.last):
-                m.d.sync += index.eq(0)
-        with m.If(self.restart):
-            m.d.sync += index.eq(0)
         with m.If(self.flush):
             m.d.sync += self.o.valid.eq(0)
-        return m
+
+    def _pass(self, m: Module, decoder: Decoder, index: Signal) -> None:
+        """No registers: there is time."""
+        held = Signal.like(self.opcode)
+        m.d.comb += [
+            self.i.ready.eq(self.o.ready),
+            self.o.valid.eq(self.i.valid),
+            self.o.payload.eq(self.i.payload),
+            self.released.eq(self.i.valid & self.i.ready),
+            decoder.above.eq(bits_above(self._geometry, self.i.payload.data)),
+            decoder.held.eq(held),
+            self.index.eq(index),
+            self.opcode.eq(decoder.opcode),
+            self.engines.eq(decoder.engines),
+            self.last.eq(decoder.last),
+            self.illegal.eq(decoder.illegal),
+        ]
+        with m.If(self.i.valid & self.i.ready):
+            m.d.sync += held.eq(decoder.opcode)

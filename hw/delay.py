@@ -10,7 +10,9 @@ from amaranth import Module, ShapeLike, Signal
 __all__ = ["beat_line", "delay_line", "lane_registers"]
 
 
-def delay_line(m: Module, value: Any, cycles: int, *, name: str, reset: bool = False) -> list[Any]:
+def delay_line(
+    m: Module, value: Any, cycles: int, *, name: str, reset: bool = False, stays: bool = False
+) -> list[Any]:
     """The value itself, followed by what it was 1, 2, ... ``cycles`` cycles ago.
 
     Parameters:
@@ -19,6 +21,7 @@ def delay_line(m: Module, value: Any, cycles: int, *, name: str, reset: bool = F
         cycles: Number of registers.
         name: Prefix of the registers' names; the number of cycles follows.
         reset: Whether a reset clears the registers. Strobes need it; data does without.
+        stays: Whether the value stays for as many cycles by itself: then there are no registers.
 
     Returns:
         ``cycles + 1`` values; element ``k`` is the value of ``k`` cycles ago.
@@ -28,6 +31,8 @@ def delay_line(m: Module, value: Any, cycles: int, *, name: str, reset: bool = F
     """
     if cycles < 0:
         raise ValueError(f"A delay is a non-negative number of cycles, not {cycles}")
+    if stays:
+        return [value] * (cycles + 1)
     line = [value]
     for k in range(1, cycles + 1):
         stage = Signal(value.shape(), name=f"{name}_{k}", reset_less=not reset)
@@ -58,7 +63,13 @@ def beat_line(m: Module, value: Any, strobes: Sequence[Any], *, name: str) -> li
 
 
 def lane_registers(
-    m: Module, enable: Any, name: str, shape: ShapeLike, values: Iterable[Any]
+    m: Module,
+    enable: Any,
+    name: str,
+    shape: ShapeLike,
+    values: Iterable[Any],
+    *,
+    stays: bool = False,
 ) -> list[Any]:
     """A register for each lane, loaded with the lane's value where ``enable`` is high.
 
@@ -68,14 +79,18 @@ def lane_registers(
         name: Prefix of the registers' names; the lane's number follows.
         shape: Shape of a lane's register.
         values: One value for each lane.
+        stays: Whether the values stay by themselves: then there are wires instead of registers.
 
     Returns:
         The registers, lane by lane.
     """
     registers = []
-    with m.If(enable):
-        for lane, value in enumerate(values):
-            register = Signal(shape, name=f"{name}_{lane}", reset_less=True)
-            m.d.sync += register.eq(value)
-            registers.append(register)
+    for lane, value in enumerate(values):
+        register = Signal(shape, name=f"{name}_{lane}", reset_less=True)
+        if stays:
+            m.d.comb += register.eq(value)
+        else:
+            with m.If(enable):
+                m.d.sync += register.eq(value)
+        registers.append(register)
     return registers

@@ -7,7 +7,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from palquant.hw import isa
-from palquant.hw.axi import ADDRESS, ADDRESS_BITS, read_beat
+from palquant.hw.axi import read_beat, request
 from palquant.hw.config import Geometry
 from palquant.hw.decode import DecodedBeats
 from palquant.hw.header import HeaderReader
@@ -18,32 +18,31 @@ from palquant.hw.registers import ErrorCode, Stall
 from palquant.hw.tokens import Engine
 from palquant.hw.transfer import Fault, Regions
 
-#: Bits of IMAGES_DONE and IMAGE_COUNT.
-COUNT_BITS = 32
-
 
 class Settings(wiring.Signature):
     """What the host says about a run.
 
+    Parameters:
+        geometry: Sizes of the machine.
+
     Members:
-        image_address: ``Out(32)``.
-        input_address: ``Out(32)``, of the first image.
-        output_address: ``Out(32)``, of the first image.
-        input_stride: ``Out(32)``.
-        output_stride: ``Out(32)``.
-        image_count: ``Out(32)``.
+        image_address: ``Out(dram_bits)``.
+        input_address: ``Out(dram_bits)``, of the first image.
+        output_address: ``Out(dram_bits)``, of the first image.
+        input_stride: ``Out(dram_bits)``.
+        output_stride: ``Out(dram_bits)``.
+        image_count: ``Out(count_bits)``.
     """
 
-    def __init__(self) -> None:
-        names = (
-            "image_address",
-            "input_address",
-            "output_address",
-            "input_stride",
-            "output_stride",
-        )
+    def __init__(self, geometry: Geometry) -> None:
+        places = ("image_address", "input_address", "output_address")
+        strides = ("input_stride", "output_stride")
         super().__init__(
-            {**{name: Out(ADDRESS_BITS) for name in names}, "image_count": Out(COUNT_BITS)}
+            {
+                **dict.fromkeys(places, Out(geometry.dram_bits)),
+                **dict.fromkeys(strides, Out(geometry.dram_bits if geometry.repeats else 0)),
+                "image_count": Out(geometry.count_bits),
+            }
         )
 
 
@@ -63,9 +62,9 @@ class FetchUnit(wiring.Component):
 
     Members:
         start: ``In(1)``, strobe. ``settings`` are taken in this cycle.
-        settings: ``In(Settings())``.
-        regions: ``Out(Regions())``.
-        address: ``Out(stream.Signature(ADDRESS))``, to the read arbiter.
+        settings: ``In(Settings(geometry))``.
+        regions: ``Out(Regions(geometry))``.
+        address: ``Out(stream.Signature(request(geometry)))``, to the read arbiter.
         address_waits: ``In(1)``. An address sent waits for the memory.
         data: ``In(stream.Signature(read_beat(geometry)))``.
         queue_load: ``Out(QueueWrite(geometry))``.
@@ -74,9 +73,10 @@ class FetchUnit(wiring.Component):
         engines_idle: ``In(1)``. Queues are empty and all instructions complete.
         outstanding: ``Out(1)``. Bursts that were asked for are not answered.
         done: ``Out(1)``, strobe: all images are complete.
-        images_done: ``Out(32)``.
+        images_done: ``Out(count_bits)``.
         fault: ``Out(Fault())``, until reset.
-        offset: ``Out(32)``, image offset of the instruction that is being fetched.
+        offset: ``Out(dram_bits)``, image offset of the instruction that is being fetched; without
+            diagnosis, of the stretch that is being read.
         stall: ``Out(Stall)``.
     """
 
@@ -84,9 +84,9 @@ class FetchUnit(wiring.Component):
         super().__init__(
             {
                 "start": In(1),
-                "settings": In(Settings()),
-                "regions": Out(Regions()),
-                "address": Out(stream.Signature(ADDRESS)),
+                "settings": In(Settings(geometry)),
+                "regions": Out(Regions(geometry)),
+                "address": Out(stream.Signature(request(geometry))),
                 "address_waits": In(1),
                 "data": In(stream.Signature(read_beat(geometry))),
                 "queue_load": Out(QueueWrite(geometry)),
@@ -95,9 +95,9 @@ class FetchUnit(wiring.Component):
                 "engines_idle": In(1),
                 "outstanding": Out(1),
                 "done": Out(1),
-                "images_done": Out(COUNT_BITS),
+                "images_done": Out(geometry.count_bits),
                 "fault": Out(Fault()),
-                "offset": Out(isa.DRAM_BITS),
+                "offset": Out(geometry.dram_bits),
                 "stall": Out(Stall),
             }
         )
@@ -112,6 +112,7 @@ class FetchUnit(wiring.Component):
         """A state for each step from doorbell to done."""
         m = Module()
         byte_bits = self._geometry.bus_bytes.bit_length() - 1
+        dram_bits = self._geometry.dram_bits
         header_beats = 8 * isa.HEADER_BYTES // self._geometry.bus_bits
         regions = self.regions
 
@@ -127,7 +128,11 @@ class FetchUnit(wiring.Component):
             self.outstanding.eq(prefetch.outstanding),
             prefetch.released.eq(decoded.released),
             decoded.flush.eq(prefetch.flush),
+            header.clear.eq(self.start),
             header.beat.eq(beat.payload),
+            regions.image_bytes.eq(header.fields.image_bytes),
+            regions.input_bytes.eq(header.fields.input_bytes),
+            regions.output_bytes.eq(header.fields.output_bytes),
             header.index.eq(decoded.index),
         ]
 
@@ -142,24 +147,43 @@ class FetchUnit(wiring.Component):
                 queue.commit.eq(write & decoded.engines[engine] & decoded.last),
                 queue.beat.eq(decoded.index),
                 queue.data.eq(beat.payload.data),
-                queue.offset.eq(self.offset),
             ]
+            if self._geometry.diagnosis:
+                m.d.comb += queue.offset.eq(self.offset)
         blocked = (decoded.engines & ~room).any()
 
         # The stretch of the image that is read next: from ``offset`` to the image's end.
-        start = Signal(ADDRESS_BITS + 1)
-        end = Signal(ADDRESS_BITS + 1)
-        length = Signal(ADDRESS_BITS)
+        start = Signal(dram_bits + 1)
+        end = Signal(dram_bits + 1)
+        length = Signal(dram_bits)
         before_end = Signal()
         m.d.comb += [prefetch.start.eq(start), prefetch.beats.eq(length[byte_bits:])]
+        stretch = [
+            start.eq(regions.image + self.offset),
+            end.eq(regions.image + regions.image_bytes),
+            length.eq(regions.image_bytes - self.offset),
+            before_end.eq(self.offset < regions.image_bytes),
+        ]
+        if not self._geometry.overlap:
+            m.d.comb += stretch
 
+        repeats = self._geometry.repeats
         input_stride = Signal.like(self.settings.input_stride)
         output_stride = Signal.like(self.settings.output_stride)
-        images_left = Signal(COUNT_BITS)
+        places = [
+            regions.image.eq(self.settings.image_address),
+            regions.input.eq(self.settings.input_address),
+            regions.output.eq(self.settings.output_address),
+        ]
+        if not repeats:
+            m.d.comb += places
+        images_left = Signal.like(self.settings.image_count)
         no_image, last_image = Signal(), Signal()  # long before they count
-        m.d.sync += [no_image.eq(images_left == 0), last_image.eq(images_left == 1)]
+        early = m.d.sync if self._geometry.overlap else m.d.comb
+        early += no_image.eq(images_left == 0)
+        early += last_image.eq((images_left == 1) if repeats else 1)
         engines_idle = Signal()  # nothing is written into queues where it counts
-        m.d.sync += engines_idle.eq(self.engines_idle)
+        early += engines_idle.eq(self.engines_idle)
         checked = Signal()  # the header was read
         ending = Signal()  # END was read, its image is not counted yet
         m.d.comb += decoded.instructions.eq(checked)
@@ -170,11 +194,9 @@ class FetchUnit(wiring.Component):
 
         with m.FSM():
             with m.State("IDLE"), m.If(self.start):
+                if repeats:
+                    m.d.sync += places
                 m.d.sync += [
-                    regions.image.eq(self.settings.image_address),
-                    regions.input.eq(self.settings.input_address),
-                    regions.output.eq(self.settings.output_address),
-                    regions.image_bytes.eq(isa.HEADER_BYTES),
                     input_stride.eq(self.settings.input_stride),
                     output_stride.eq(self.settings.output_stride),
                     images_left.eq(self.settings.image_count),
@@ -187,18 +209,15 @@ class FetchUnit(wiring.Component):
 
             with m.State("LOCATE"):
                 m.d.comb += [self.stall.eq(Stall.RUNNING), decoded.restart.eq(1)]
-                m.d.sync += [
-                    start.eq(regions.image + self.offset),
-                    end.eq(regions.image + regions.image_bytes),
-                    length.eq(regions.image_bytes - self.offset),
-                    before_end.eq(self.offset < regions.image_bytes),
-                ]
+                if self._geometry.overlap:
+                    m.d.sync += stretch
                 m.next = "BEGIN"
 
             with m.State("BEGIN"):
                 m.d.comb += self.stall.eq(Stall.RUNNING)
                 aligned = ~start[:byte_bits].any()
-                with m.If(before_end & aligned & (end <= 1 << ADDRESS_BITS)):
+                reachable = (end <= 1 << dram_bits) if self._geometry.checks else 1
+                with m.If(before_end & aligned & reachable):
                     m.d.comb += prefetch.go.eq(1)
                     with m.If(~checked):
                         m.next = "HEADER"
@@ -222,9 +241,6 @@ class FetchUnit(wiring.Component):
                 m.d.comb += self.stall.eq(Stall.RUNNING)
                 m.d.sync += [
                     checked.eq(1),
-                    regions.image_bytes.eq(header.fields.image_bytes),
-                    regions.input_bytes.eq(header.fields.input_bytes),
-                    regions.output_bytes.eq(header.fields.output_bytes),
                     self.offset.eq(header.fields.program_offset),
                 ]
                 with m.If(header.verdict != ErrorCode.NONE):
@@ -259,8 +275,9 @@ class FetchUnit(wiring.Component):
                         self.stall.eq(Stall.RUNNING),
                     ]
                     with m.If(decoded.last):
-                        size = (decoded.index + 1) * self._geometry.bus_bytes
-                        m.d.sync += self.offset.eq(self.offset + size)
+                        if self._geometry.diagnosis:
+                            size = (decoded.index + 1) * self._geometry.bus_bytes
+                            m.d.sync += self.offset.eq(self.offset + size)
                         with m.Switch(decoded.opcode):
                             with m.Case(Opcode.BARRIER):
                                 m.next = "WAIT"
@@ -272,11 +289,11 @@ class FetchUnit(wiring.Component):
                 m.d.comb += [prefetch.flush.eq(1), self.stall.eq(Stall.DATA)]
                 m.d.sync += ending.eq(1)
                 with m.If(prefetch.empty):
-                    with m.If(last_image):
-                        m.next = "WAIT"
-                    with m.Else():
-                        m.d.sync += self.offset.eq(header.fields.body_offset)
-                        m.next = "LOCATE"
+                    m.next = "WAIT"
+                    if repeats:
+                        with m.If(~last_image):
+                            m.d.sync += self.offset.eq(header.fields.body_offset)
+                            m.next = "LOCATE"
 
             with m.State("WAIT"):
                 m.d.comb += self.stall.eq(Stall.DRAIN)
@@ -287,9 +304,12 @@ class FetchUnit(wiring.Component):
                             ending.eq(0),
                             images_left.eq(images_left - 1),
                             self.images_done.eq(self.images_done + 1),
-                            regions.input.eq(regions.input + input_stride),
-                            regions.output.eq(regions.output + output_stride),
                         ]
+                        if repeats:
+                            m.d.sync += [
+                                regions.input.eq(regions.input + input_stride),
+                                regions.output.eq(regions.output + output_stride),
+                            ]
                         with m.If(last_image):
                             m.d.comb += self.done.eq(1)
                             m.next = "IDLE"

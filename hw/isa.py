@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from palquant.errors import InstructionError
 from palquant.hw.config import PARAMETER_ROWS, Geometry
@@ -28,8 +28,6 @@ UNIT_BYTES = 32
 UNIT_BITS = 8 * UNIT_BYTES
 #: Bytes of an image's header; the program stands behind it.
 HEADER_BYTES = 2 * UNIT_BYTES
-#: Width of a token counter. One more token than it can hold is an error.
-TOKEN_BITS = 8
 
 
 class Opcode(enum.IntEnum):
@@ -106,12 +104,23 @@ class Field:
         bits: Width.
         doc: Meaning and unit.
         signed: Two's complement if true.
+        limit: Name of the size of a geometry that bounds the width that its machine holds; empty
+            where every machine holds all of it.
     """
 
     name: str
     bits: int
     doc: str
     signed: bool = False
+    limit: str = ""
+
+    def held_bits(self, geometry: Geometry) -> int:
+        """Width that a machine holds: the rest are copies of the sign, or 0."""
+        return min(self.bits, getattr(geometry, self.limit)) if self.limit else self.bits
+
+    def held(self, geometry: Geometry) -> Field:
+        """The field as wide as a machine holds it."""
+        return replace(self, bits=self.held_bits(geometry))
 
     @property
     def min(self) -> int:
@@ -186,12 +195,47 @@ class Layout:
             values[item.name] = value - (1 << item.bits) if value > item.max else value
         return values
 
+    def require_held(self, values: Mapping[str, int], geometry: Geometry) -> None:
+        """Refuse values that a machine does not hold, although the layout has room for them.
+
+        Raises:
+            InstructionError: Names the field, its value and what the machine holds.
+        """
+        for item in self.fields:
+            held, value = item.held(geometry), values.get(item.name, 0)
+            if not held.min <= value <= held.max:
+                raise InstructionError(
+                    f"{self.name}.{item.name} is {value}; geometry {geometry.name} holds "
+                    f"{held.min}..{held.max}"
+                )
+
 
 # Widths that several fields share.
 ADDRESS_BITS = 20  # on-chip word or beat addresses; address arithmetic wraps at this width
 EXTENT_BITS = 12  # rows, columns, chunks
 COORDINATE_BITS = 13  # signed row and column coordinates
 DRAM_BITS = 32
+
+
+def _address(name: str, doc: str, bits: int = ADDRESS_BITS) -> Field:
+    """An on-chip address, or a distance between two."""
+    return Field(name, bits, doc, limit="address_bits")
+
+
+def _extent(name: str, doc: str, bits: int = EXTENT_BITS) -> Field:
+    """A number of rows, columns or chunks."""
+    return Field(name, bits, doc, limit="extent_bits")
+
+
+def _coordinate(name: str, doc: str) -> Field:
+    """A row or column, which may be negative."""
+    return Field(name, COORDINATE_BITS, doc, signed=True, limit="coordinate_bits")
+
+
+def _dram(name: str, doc: str) -> Field:
+    """An offset or a size in DRAM."""
+    return Field(name, DRAM_BITS, doc, limit="dram_bits")
+
 
 HEADER = (
     Field("opcode", 4, "Opcode."),
@@ -214,29 +258,35 @@ TRANSFER = Layout(
         *HEADER,
         Field("memory", 3, "Memory."),
         Field("base", 2, "Base."),
-        Field("address", ADDRESS_BITS, "First on-chip address, in bus beats."),
-        Field("stride", ADDRESS_BITS, "On-chip beats from one row's start to the next's."),
-        Field("rows", 16, "Number of rows, at least 1."),
-        Field("row_beats", 16, "Bus beats of one row, at least 1."),
-        Field("dram_offset", DRAM_BITS, "Byte offset from the base, a multiple of the bus width."),
-        Field("dram_stride", DRAM_BITS, "Bytes from one row's start to the next's, likewise."),
+        _address("address", "First on-chip address, in bus beats."),
+        Field("stride", ADDRESS_BITS, "On-chip beats from one row's start to the next's.",
+              limit="row_stride_bits"),
+        Field("rows", 16, "Number of rows, at least 1.", limit="row_bits"),
+        _address("row_beats", "Bus beats of one row, at least 1.", 16),
+        _dram("dram_offset", "Byte offset from the base, a multiple of the bus width."),
+        Field("dram_stride", DRAM_BITS, "Bytes from one row's start to the next's, likewise.",
+              limit="row_dram_bits"),
     ),
     UNIT_BITS,
-)
+)  # fmt: skip
 
 
 def _code_fields(number: int) -> tuple[Field, ...]:
-    prefix = f"code{number}_"
-    return (
-        Field(prefix + "bits", 4, "Width: 0 none, 1 to 4 by thresholds, 8 by clamping to 0..255."),
-        Field(prefix + "to_activation", 1, "Write it to the activation memory."),
-        Field(prefix + "to_output", 1, "Write it to the output buffer."),
-        Field(prefix + "activation_address", ADDRESS_BITS, "Activation word of the first result."),
-        Field(prefix + "output_address", ADDRESS_BITS, "Output-buffer word of the first result."),
-        Field(prefix + "row_stride", ADDRESS_BITS, "Words between output rows, in both memories."),
-        Field(prefix + "pixel_stride", 16, "Words between output pixels, in both memories."),
-        Field(prefix + "group_stride", 12, "Words between groups, for scattered lanes."),
+    fields: tuple[Field, ...] = (
+        Field("bits", 4, "Width: 0 none, 1 to 4 by thresholds, 8 by clamping to 0..255."),
+        Field("to_activation", 1, "Write it to the activation memory."),
+        Field("to_output", 1, "Write it to the output buffer."),
+        _address("activation_address", "Activation word of the first result."),
+        _address("output_address", "Output-buffer word of the first result."),
+        _address("row_stride", "Words between output rows, in both memories."),
+        _address("pixel_stride", "Words between output pixels, in both memories.", 16),
     )
+    stride = Field("group_stride", 12, "Words between groups, for scattered lanes.",
+                   limit="group_stride_bits")  # fmt: skip
+    if number == 2:
+        fields = tuple(replace(item, limit="second_code_bits") for item in fields)
+        stride = replace(stride, limit="second_group_stride_bits")
+    return tuple(replace(item, name=f"code{number}_{item.name}") for item in (*fields, stride))
 
 
 COMPUTE = Layout(
@@ -246,35 +296,39 @@ COMPUTE = Layout(
         Field("source", 1, "Source."),
         Field("pool_operation", 1, "PoolOperation, where the source is POOL."),
         # Input window
-        Field("input_origin", ADDRESS_BITS,
+        _address("input_origin",
               "Word of tap (0, 0), chunk 0, digit 0 at output (0, 0); wraps where that is padding. "
               "Activation words for ARRAY, residual words for POOL."),
-        Field("input_row_step", ADDRESS_BITS, "Words from one input row to the next."),
-        Field("input_pixel_step", 16, "Words from one input pixel to the next."),
-        Field("input_row_stride", ADDRESS_BITS,
+        _address("input_row_step", "Words from one input row to the next."),
+        _address("input_pixel_step", "Words from one input pixel to the next.", 16),
+        _address("input_row_stride",
               "Words from one output row's window to the next's."),
-        Field("input_pixel_stride", 16, "Words from one output pixel's window to the next's."),
-        Field("input_rows", EXTENT_BITS, "Rows present in memory; others are padding."),
-        Field("input_columns", EXTENT_BITS, "Columns present in memory; others are padding."),
-        Field("first_row", COORDINATE_BITS, "Row of tap (0, 0) at output (0, 0).", True),
-        Field("first_column", COORDINATE_BITS, "Column of tap (0, 0) at output (0, 0).", True),
-        Field("stride_rows", 4, "Input rows from one output row to the next."),
-        Field("stride_columns", 4, "Input columns from one output column to the next."),
-        Field("kernel_rows", 8, "Window height."),
-        Field("kernel_columns", 8, "Window width."),
-        Field("input_chunks", EXTENT_BITS, "ARRAY: activation words (of one digit) per tap."),
+        _address("input_pixel_stride", "Words from one output pixel's window to the next's.", 16),
+        _extent("input_rows", "Rows present in memory; others are padding."),
+        _extent("input_columns", "Columns present in memory; others are padding."),
+        _coordinate("first_row", "Row of tap (0, 0) at output (0, 0)."),
+        _coordinate("first_column", "Column of tap (0, 0) at output (0, 0)."),
+        Field("stride_rows", 4, "Input rows from one output row to the next.",
+              limit="stride_bits"),
+        Field("stride_columns", 4, "Input columns from one output column to the next.",
+              limit="stride_bits"),
+        _extent("kernel_rows", "Window height.", 8),
+        _extent("kernel_columns", "Window width.", 8),
+        _extent("input_chunks", "ARRAY: activation words (of one digit) per tap."),
         Field("input_digits", 3, "ARRAY: base-4 digits of an activation code: 1, 2 or 4."),
         Field("last_lanes", 8, "ARRAY: lanes in use in a tap's last chunk; 1 to tin."),
         Field("pad_code", 8, "ARRAY: code that padding taps carry in the lanes in use."),
         # Output extent
-        Field("output_rows", EXTENT_BITS, "Rows of results."),
-        Field("output_columns", EXTENT_BITS, "Columns of results."),
-        Field("output_chunks", EXTENT_BITS, "Chunks of tout output channels: the outermost loop."),
+        _extent("output_rows", "Rows of results."),
+        _extent("output_columns", "Columns of results."),
+        _extent("output_chunks", "Chunks of tout output channels: the outermost loop."),
         # Weights and digit passes
-        Field("weight_address", ADDRESS_BITS, "First weight word."),
-        Field("weight_plane", ADDRESS_BITS, "Words of one digit of one output chunk."),
-        Field("weight_chunk", ADDRESS_BITS, "Words from one output chunk to the next."),
-        Field("weight_digits", 3, "Base-4 digits of a weight code: 1, 2 or 4."),
+        _address("weight_address", "First weight word."),
+        Field("weight_plane", ADDRESS_BITS, "Words of one digit of one output chunk.",
+              limit="weight_plane_bits"),
+        _address("weight_chunk", "Words from one output chunk to the next."),
+        Field("weight_digits", 3, "Base-4 digits of a weight code: 1, 2 or 4.",
+              limit="weight_digit_bits"),
         Field("digit_sum_first", 3, "First (highest) sum of digit positions i + j."),
         Field("digit_sum_last", 3, "Last (lowest) sum of digit positions."),
         Field("accumulate", 1, "Go on from the accumulators that the previous COMPUTE left."),
@@ -285,27 +339,33 @@ COMPUTE = Layout(
         Field("beta_shift", 4, "beta is (1 << beta_shift) - beta_minus."),
         Field("beta_minus", 1, "See beta_shift."),
         # Post-processing
-        Field("parameter_slot", EXTENT_BITS, "Parameter slot of the first chunk's first beat."),
+        _extent("parameter_slot", "Parameter slot of the first chunk's first beat."),
         Field("affine", 1, "(v * M + B) >> Sh, saturated to saturation_bits."),
         Field("relu_before", 1, "max(v, 0) before the residual addition."),
-        Field("residual", 1, "Add the residual, saturated to saturation_bits."),
+        Field("residual", 1, "Add the residual, saturated to saturation_bits.",
+              limit="addition_bits"),
         Field("relu_after", 1, "max(v, 0) after the residual addition."),
         Field("saturation_bits", 5, "Width that affine and addition saturate to: 8 to 16."),
         Field("raw", 1, "The affine's 32-bit result, unsaturated, is what residual_out writes."),
         # Where results go
         Field("steps", 6, "Memory steps of one beat, at least isa.beat_steps."),
-        Field("scatter_groups", 4, "Groups that lanes are spread over: 1, or 2 to 8."),
+        Field("scatter_groups", 4, "Groups that lanes are spread over: 1, or 2 to 8.",
+              limit="scatter_bits"),
         Field("first_lane", 8, "Lane of its word that the first result's lane 0 goes to."),
         *_code_fields(1),
         *_code_fields(2),
         Field("residual_out", 1, "Write v to the residual memory."),
-        Field("residual_out_address", ADDRESS_BITS, "Residual word of the first result."),
-        Field("residual_out_row_stride", ADDRESS_BITS, "Words between output rows."),
-        Field("residual_out_pixel_stride", 16, "Words between output pixels."),
-        Field("residual_out_group_stride", 12, "Words between groups, for scattered lanes."),
-        Field("residual_in_address", ADDRESS_BITS, "Residual word added to the first result."),
-        Field("residual_in_row_stride", ADDRESS_BITS, "Words between output rows."),
-        Field("residual_in_pixel_stride", 16, "Words between output pixels."),
+        _address("residual_out_address", "Residual word of the first result."),
+        _address("residual_out_row_stride", "Words between output rows."),
+        _address("residual_out_pixel_stride", "Words between output pixels.", 16),
+        Field("residual_out_group_stride", 12, "Words between groups, for scattered lanes.",
+              limit="group_stride_bits"),
+        Field("residual_in_address", ADDRESS_BITS, "Residual word added to the first result.",
+              limit="addition_bits"),
+        Field("residual_in_row_stride", ADDRESS_BITS, "Words between output rows.",
+              limit="addition_bits"),
+        Field("residual_in_pixel_stride", 16, "Words between output pixels.",
+              limit="addition_bits"),
     ),
     3 * UNIT_BITS,
 )  # fmt: skip
@@ -326,12 +386,12 @@ IMAGE_HEADER = Layout(
         Field("version", 16, "VERSION."),
         Field("reserved", 16, "0."),
         Field("geometry", 32, "Geometry.identity of the machine that the image is built for."),
-        Field("program_offset", 32, "Byte offset of the first instruction."),
-        Field("body_offset", 32, "Byte offset of the first instruction of each further image."),
-        Field("image_bytes", 32, "Bytes of the image; DRAM offsets from Base.IMAGE stay below."),
+        _dram("program_offset", "Byte offset of the first instruction."),
+        _dram("body_offset", "Byte offset of the first instruction of each further image."),
+        _dram("image_bytes", "Bytes of the image; DRAM offsets from Base.IMAGE stay below."),
         Field("crc", 32, "CRC-32 of the image with this field 0; checked by software."),
-        Field("input_bytes", 32, "Bytes of one input; DRAM offsets from Base.INPUT stay below."),
-        Field("output_bytes", 32, "Bytes of one output; DRAM offsets from Base.OUTPUT stay below."),
+        _dram("input_bytes", "Bytes of one input; DRAM offsets from Base.INPUT stay below."),
+        _dram("output_bytes", "Bytes of one output; DRAM offsets from Base.OUTPUT stay below."),
     ),
     8 * HEADER_BYTES,
 )
@@ -365,11 +425,11 @@ def digits(bits: int) -> int:
     return (bits + 1) // 2
 
 
-def beat_steps(fields: Mapping[str, int], raw_planes: int) -> int:
+def beat_steps(fields: Mapping[str, int], geometry: Geometry) -> int:
     """Memory steps that the post-processor spends on one beat of a COMPUTE.
 
     In each step the activation memory, the output buffer and the residual memory can take one
-    word each; scattered lanes repeat the writes for every group.
+    word each; scattered lanes repeat the writes for every group. A machine may want more time.
     """
     ports = []
     for memory in ("activation", "output"):
@@ -378,8 +438,8 @@ def beat_steps(fields: Mapping[str, int], raw_planes: int) -> int:
                 digits(fields[f"code{n}_bits"]) * fields[f"code{n}_to_{memory}"] for n in (1, 2)
             )
         )  # fmt: skip
-    ports.append(raw_planes if fields["raw"] else 1)
-    return max(ports) * fields["scatter_groups"]
+    ports.append(geometry.raw_planes if fields["raw"] else 1)
+    return max(max(ports) * fields["scatter_groups"], geometry.beat_cycles)
 
 
 # Parameters: a slot holds one beat's parameters in 32 rows; a row holds one 32-bit value per lane.

@@ -17,14 +17,11 @@ from palquant.hw.registers import Activity
 
 __all__ = [
     "ARRAY_CONTROL",
-    "COMPUTE",
     "CONTROL",
-    "IMAGE_HEADER",
     "MEMORY_BITS",
     "PARAMETER_CONTROL",
     "POOL_CONTROL",
     "READABLE",
-    "TRANSFER",
     "Activity",
     "Configuration",
     "LoadWrite",
@@ -37,22 +34,23 @@ __all__ = [
 ]
 
 
-def struct(layout: isa.Layout) -> data.StructLayout:
-    """The fields of an instruction table as an Amaranth layout of ``layout.used`` bits.
+def struct(layout: isa.Layout, geometry: Geometry | None = None) -> data.StructLayout:
+    """The fields of a table as an Amaranth layout.
 
-    The reserved bits above the last field are left out; slice them off where the layout meets
-    memory: ``data.View(struct(layout), word[:layout.used])``.
+    Parameters:
+        layout: The table.
+        geometry: The machine whose registers hold the fields, each as wide as it holds it. Without
+            it, fields are as in memory, and ``data.View(struct(layout), word[:layout.used])`` is
+            how the layout meets it; reserved bits above the last field are left out.
     """
+    fields = layout.fields if geometry is None else [f.held(geometry) for f in layout.fields]
     return data.StructLayout(
-        {item.name: (signed if item.signed else unsigned)(item.bits) for item in layout.fields}
+        {item.name: (signed if item.signed else unsigned)(item.bits) for item in fields}
     )
 
 
 CONTROL = struct(isa.CONTROL)
-TRANSFER = struct(isa.TRANSFER)
-COMPUTE = struct(isa.COMPUTE)
 PARAMETER_CONTROL = struct(isa.PARAMETER_CONTROL)
-IMAGE_HEADER = struct(isa.IMAGE_HEADER)
 
 #: Width of an ``isa.Memory``.
 MEMORY_BITS = 3
@@ -109,7 +107,7 @@ class LoadWrite(_Interface):
         valid: ``Out(1)``.
         ready: ``In(1)``, low where the post-processor writes to the same memory.
         memory: ``Out(3)``, an ``isa.Memory``.
-        address: ``Out(20)``, in bus beats.
+        address: ``Out(address_bits)``, in bus beats.
         data: ``Out(bus_bits)``.
     """
 
@@ -119,7 +117,7 @@ class LoadWrite(_Interface):
                 "valid": Out(1),
                 "ready": In(1),
                 "memory": Out(MEMORY_BITS),
-                "address": Out(isa.ADDRESS_BITS),
+                "address": Out(geometry.address_bits),
                 "data": Out(geometry.bus_bits),
             }
         )
@@ -136,7 +134,7 @@ class StoreRead(_Interface):
         ready: ``In(1)``, low where the datapath reads the same memory, but for beats that follow
             another of the same row.
         memory: ``Out(3)``, one of :data:`READABLE`; others are never ready.
-        address: ``Out(20)``, in bus beats.
+        address: ``Out(address_bits)``, in bus beats.
         follows: ``Out(1)``. The beat stands behind the one that was taken last.
         data: ``In(bus_bits)``, valid in the cycle after ``valid & ready`` and only then.
     """
@@ -147,7 +145,7 @@ class StoreRead(_Interface):
                 "valid": Out(1),
                 "ready": In(1),
                 "memory": Out(MEMORY_BITS),
-                "address": Out(isa.ADDRESS_BITS),
+                "address": Out(geometry.address_bits),
                 "follows": Out(1),
                 "data": In(geometry.bus_bits),
             }
@@ -158,17 +156,18 @@ class WordRead(_Interface):
     """One word of a memory, requested without waiting.
 
     Parameters:
+        geometry: Sizes of the machine.
         shape: Shape of a word.
 
     Members:
         enable: ``Out(1)``.
-        address: ``Out(20)``, in words.
+        address: ``Out(address_bits)``, in words.
         data: ``In(shape)``, valid in the cycle after ``enable`` and only then.
     """
 
-    def __init__(self, shape: ShapeLike) -> None:
+    def __init__(self, geometry: Geometry, shape: ShapeLike) -> None:
         super().__init__(
-            {"enable": Out(1), "address": Out(isa.ADDRESS_BITS), "data": In(shape)},
+            {"enable": Out(1), "address": Out(geometry.address_bits), "data": In(shape)},
         )
 
 
@@ -176,21 +175,22 @@ class WordWrite(_Interface):
     """Lanes of one word of a memory, written without waiting.
 
     Parameters:
+        geometry: Sizes of the machine.
         lanes: Lanes of a word.
         lane_bits: Bits of a lane.
 
     Members:
         enable: ``Out(1)``.
-        address: ``Out(20)``, in words.
+        address: ``Out(address_bits)``, in words.
         mask: ``Out(lanes)``, the lanes to write.
         data: ``Out(ArrayLayout(lane_bits, lanes))``.
     """
 
-    def __init__(self, lanes: int, lane_bits: int) -> None:
+    def __init__(self, geometry: Geometry, lanes: int, lane_bits: int) -> None:
         super().__init__(
             {
                 "enable": Out(1),
-                "address": Out(isa.ADDRESS_BITS),
+                "address": Out(geometry.address_bits),
                 "mask": Out(lanes),
                 "data": Out(data.ArrayLayout(unsigned(lane_bits), lanes)),
             }
@@ -199,17 +199,17 @@ class WordWrite(_Interface):
     @classmethod
     def digits(cls, geometry: Geometry) -> WordWrite:
         """Port to the activation memory or output buffer: a mask bit for each digit."""
-        return cls(geometry.tin, DIGIT_BITS)
+        return cls(geometry, geometry.tin, DIGIT_BITS)
 
     @classmethod
     def residuals(cls, geometry: Geometry) -> WordWrite:
         """Port to the residual memory: a mask bit for each residual."""
-        return cls(geometry.lanes, geometry.residual_bits)
+        return cls(geometry, geometry.lanes, geometry.residual_bits)
 
     @classmethod
     def parameters(cls, geometry: Geometry) -> WordWrite:
         """Port to the parameter memory: a mask bit for each lane's parameter."""
-        return cls(geometry.lanes, PARAMETER_BITS)
+        return cls(geometry, geometry.lanes, PARAMETER_BITS)
 
 
 class Configuration(_Interface):
@@ -218,14 +218,19 @@ class Configuration(_Interface):
     Written before the first result of the instruction; the bank's previous instruction has
     completed by then.
 
+    Parameters:
+        geometry: Sizes of the machine.
+
     Members:
         valid: ``Out(1)``, strobe.
         tag: ``Out(1)``, the bank.
-        fields: ``Out(COMPUTE)``, the whole instruction, of which each block keeps what it needs.
+        fields: ``Out(struct(isa.COMPUTE, geometry))``, the whole instruction, of which each block
+            keeps what it needs.
     """
 
-    def __init__(self) -> None:
-        super().__init__({"valid": Out(1), "tag": Out(1), "fields": Out(COMPUTE)})
+    def __init__(self, geometry: Geometry) -> None:
+        fields = struct(isa.COMPUTE, geometry)
+        super().__init__({"valid": Out(1), "tag": Out(1), "fields": Out(fields)})
 
 
 class Result(_Interface):

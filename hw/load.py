@@ -8,17 +8,20 @@ from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from palquant.hw import isa
-from palquant.hw.axi import ADDRESS, LENGTH_BITS, BurstSplitter, read_beat
+from palquant.hw.axi import LENGTH_BITS, BurstSplitter, read_beat, request
 from palquant.hw.config import Geometry
 from palquant.hw.isa import Base
-from palquant.hw.layouts import MEMORY_BITS, TRANSFER, LoadWrite
+from palquant.hw.layouts import MEMORY_BITS, LoadWrite, struct
 from palquant.hw.registers import ErrorCode, Stall
 from palquant.hw.transfer import LOADABLE, Fault, Regions, RowWalker
 
-#: What must be known of a burst when its data arrives.
-_PENDING = data.StructLayout(
-    {"memory": MEMORY_BITS, "local": isa.ADDRESS_BITS, "length": LENGTH_BITS, "last": 1}
-)
+
+def _pending(geometry: Geometry) -> data.StructLayout:
+    """What must be known of a burst when its data arrives."""
+    local = geometry.address_bits
+    return data.StructLayout(
+        {"memory": MEMORY_BITS, "local": local, "length": LENGTH_BITS, "last": 1}
+    )
 
 
 class LoadEngine(wiring.Component):
@@ -31,9 +34,9 @@ class LoadEngine(wiring.Component):
         geometry: Sizes of the machine.
 
     Members:
-        instruction: ``In(stream.Signature(TRANSFER))``.
-        regions: ``In(Regions())``.
-        address: ``Out(stream.Signature(ADDRESS))``, to the read arbiter.
+        instruction: ``In(stream.Signature(struct(isa.TRANSFER, geometry)))``.
+        regions: ``In(Regions(geometry))``.
+        address: ``Out(stream.Signature(request(geometry)))``, to the read arbiter.
         address_waits: ``In(1)``. An address sent waits for the memory.
         data: ``In(stream.Signature(read_beat(geometry)))``, all bursts in order; nothing may come
             that was not asked for.
@@ -56,9 +59,9 @@ class LoadEngine(wiring.Component):
     def __init__(self, geometry: Geometry) -> None:
         super().__init__(
             {
-                "instruction": In(stream.Signature(TRANSFER)),
-                "regions": In(Regions()),
-                "address": Out(stream.Signature(ADDRESS)),
+                "instruction": In(stream.Signature(struct(isa.TRANSFER, geometry))),
+                "regions": In(Regions(geometry)),
+                "address": Out(stream.Signature(request(geometry))),
                 "address_waits": In(1),
                 "data": In(stream.Signature(read_beat(geometry))),
                 "write": Out(LoadWrite(geometry)),
@@ -81,6 +84,7 @@ class LoadEngine(wiring.Component):
         """Addresses on one side, data on the other, a queue of bursts between them."""
         m = Module()
         limit = self._geometry.outstanding_bursts
+        layout = _pending(self._geometry)
 
         m.submodules.walker = walker = RowWalker(self._geometry, LOADABLE, tuple(Base))
         m.submodules.splitter = splitter = BurstSplitter(self._geometry)
@@ -89,7 +93,6 @@ class LoadEngine(wiring.Component):
         connect(m, walker.rows, splitter.i)
 
         # Addresses go out while bursts may be in flight; what they are for goes to a queue.
-        m.submodules.pending = pending = SyncFIFO(width=_PENDING.size, depth=limit)
         in_flight = Signal(range(limit + 1))
         burst = splitter.o.payload
         asked = self.address.valid & self.address.ready
@@ -98,13 +101,12 @@ class LoadEngine(wiring.Component):
             self.address.payload.address.eq(burst.address),
             self.address.payload.length.eq(burst.length),
             splitter.o.ready.eq(self.address.ready & (in_flight != limit)),
-            pending.w_en.eq(asked),
         ]
-        entry = data.View(_PENDING, pending.w_data)
-        m.d.comb += [entry[name].eq(burst[name]) for name, _ in _PENDING]
+        entry = Signal(layout)
+        m.d.comb += [entry[name].eq(burst[name]) for name, _ in layout]
 
         # Data goes where the oldest burst in flight wants it.
-        current = Signal(_PENDING)
+        current = Signal(layout)
         receiving = Signal()
         accepted = self.data.valid & self.data.ready
         final = Signal()  # the beat that comes is the burst's last
@@ -114,7 +116,6 @@ class LoadEngine(wiring.Component):
             self.write.address.eq(current.local),
             self.write.data.eq(self.data.payload.data),
             self.data.ready.eq(receiving & (self.write.ready | self.halt)),
-            pending.r_en.eq(~receiving | (accepted & final)),
         ]
         with m.If(accepted):
             m.d.sync += [
@@ -122,13 +123,25 @@ class LoadEngine(wiring.Component):
                 current.length.eq(current.length - 1),
                 final.eq(current.length == 1),
             ]
-        with m.If(pending.r_en):
-            following = data.View(_PENDING, pending.r_data)
-            m.d.sync += [
-                current.eq(following),
-                receiving.eq(pending.r_rdy),
-                final.eq(following.length == 0),
+        if limit == 1:
+            with m.If(asked):
+                m.d.sync += [current.eq(entry), receiving.eq(1), final.eq(entry.length == 0)]
+            with m.Elif(accepted & final):
+                m.d.sync += receiving.eq(0)
+        else:
+            m.submodules.pending = pending = SyncFIFO(width=layout.size, depth=limit)
+            m.d.comb += [
+                pending.w_en.eq(asked),
+                pending.w_data.eq(entry),
+                pending.r_en.eq(~receiving | (accepted & final)),
             ]
+            with m.If(pending.r_en):
+                following = data.View(layout, pending.r_data)
+                m.d.sync += [
+                    current.eq(following),
+                    receiving.eq(pending.r_rdy),
+                    final.eq(following.length == 0),
+                ]
         m.d.sync += in_flight.eq(in_flight + asked - (accepted & final))
 
         failed = accepted & (self.data.payload.error | (self.data.payload.last != final))

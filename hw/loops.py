@@ -11,9 +11,10 @@ from amaranth import Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from palquant.hw import isa
 from palquant.hw.config import Geometry
 from palquant.hw.isa import Source
-from palquant.hw.layouts import COMPUTE
+from palquant.hw.layouts import struct
 
 __all__ = ["ENTRY", "LoopNest"]
 
@@ -44,7 +45,8 @@ class LoopNest(wiring.Component):
         geometry: Sizes of the machine.
 
     Members:
-        fields: ``In(COMPUTE)``, the instruction; stable from ``load`` to the last ``step``.
+        fields: ``In(struct(isa.COMPUTE, geometry))``, the instruction; stable from ``load``
+            to the last ``step``.
         load: ``In(1)``, strobe: go to the first word, in the next cycle.
         step: ``In(1)``, strobe: go to the next word, in the next cycle. Not along with ``load``.
         entry: ``Out(ENTRY)``, how the present word was reached.
@@ -61,7 +63,7 @@ class LoopNest(wiring.Component):
         self.geometry = geometry
         super().__init__(
             {
-                "fields": In(COMPUTE),
+                "fields": In(struct(isa.COMPUTE, geometry)),
                 "load": In(1),
                 "step": In(1),
                 "entry": Out(ENTRY),
@@ -103,8 +105,9 @@ class LoopNest(wiring.Component):
         # Weight digit j and activation digit i of the word, and those that its pass began with.
         weight, activation = Signal(2, reset_less=True), Signal(2, reset_less=True)
         pass_weight, pass_activation = Signal(2, reset_less=True), Signal(2, reset_less=True)
+        several = self.geometry.weight_digits > 1
         # Known before the word is due, as those of the counters are.
-        digits_last = Signal(reset_less=True)
+        digits_last = Signal(reset_less=True, init=1)
         digit_steps = Signal()
         digits_end = Signal()
         m.d.comb += [
@@ -127,9 +130,12 @@ class LoopNest(wiring.Component):
             self.first_activation_digit.eq(
                 Mux(f.digit_sum_first < highest, f.digit_sum_first, highest)
             ),
-            self.first_weight_digit.eq(f.digit_sum_first - self.first_activation_digit),
-            lowers_weight.eq(~pooling & (pass_weight != 0)),
         ]
+        if several:
+            m.d.comb += [
+                self.first_weight_digit.eq(f.digit_sum_first - self.first_activation_digit),
+                lowers_weight.eq(~pooling & (pass_weight != 0)),
+            ]
         next_weight, next_activation = Signal(2), Signal(2)
         m.d.comb += [next_weight.eq(weight), next_activation.eq(activation)]
         with m.If(self.load | passes_end):
@@ -152,13 +158,11 @@ class LoopNest(wiring.Component):
         with m.Elif(digit_steps):
             m.d.comb += [next_weight.eq(weight + 1), next_activation.eq(activation - 1)]
         with m.If(self.load | self.step):
-            m.d.sync += [
-                weight.eq(next_weight),
-                activation.eq(next_activation),
-                digits_last.eq(
+            m.d.sync += [weight.eq(next_weight), activation.eq(next_activation)]
+            if several:
+                m.d.sync += digits_last.eq(
                     pooling | (next_weight == f.weight_digits - 1) | (next_activation == 0)
-                ),
-            ]
+                )
             with m.If(self.load | passes_end | pass_steps):
                 m.d.sync += [pass_weight.eq(next_weight), pass_activation.eq(next_activation)]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from amaranth import Array, Module, Mux, Signal, Value, unsigned
+from typing import Any
+
+from amaranth import Array, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In
@@ -30,6 +32,7 @@ class OnChipMemory(wiring.Component):
         rows: Rows of the RAM, a power of two.
         init: What the RAM holds at power-on, from byte 0 on.
         large: Ask for iCE40's single-port RAM of 256 kbit, which cannot hold anything at power-on.
+            What it has read waits in it: nothing else is served until whoever asked takes that.
 
     Members:
         read: ``In(ReadChannels(data_bits))``.
@@ -108,6 +111,10 @@ class OnChipMemory(wiring.Component):
         bits = (self.rows - 1).bit_length()
         return address[low : low + bits], ~address[low + bits :].any()
 
+    def _waits(self, bus: Any) -> Value:
+        """Whether what was read for a bus must stay in the RAM."""
+        return bus.rvalid & ~bus.rready if self.large else Const(0, 1)
+
     def _write(self, m: Module, row: Signal, strobe: Signal, data: Signal) -> Value:
         """Takes a burst's beats as they come; returns whether one is written in this cycle."""
         bus = self.write
@@ -115,14 +122,14 @@ class OnChipMemory(wiring.Component):
         at = Signal.like(row, name="write_row")
         m.d.comb += [
             bus.awready.eq(~active & ~bus.bvalid),
-            bus.wready.eq(active),
+            bus.wready.eq(active & ~self._waits(self.read) & ~self._waits(self.host)),
         ]
         place, exists = self._place(bus.awaddr)
         with m.If(bus.awvalid & bus.awready):
             m.d.sync += [active.eq(1), at.eq(place), inside.eq(exists), bus.bid.eq(bus.awid)]
             m.d.sync += bus.bresp.eq(Mux(exists, _OKAY, _DECERR))
         beat = Signal(name="write_beat")
-        m.d.comb += beat.eq(bus.wvalid & active)
+        m.d.comb += beat.eq(bus.wvalid & bus.wready)
         with m.If(beat):
             m.d.comb += [row.eq(at), data.eq(bus.wdata)]
             m.d.comb += strobe.eq(bus.wstrb & inside.replicate(len(strobe)))
@@ -157,12 +164,13 @@ class OnChipMemory(wiring.Component):
             m.d.sync += kept.eq(data)
         m.d.comb += [
             bus.arready.eq(~active),
-            bus.rdata.eq(Mux(fresh, data, kept)),
+            bus.rdata.eq(data if self.large else Mux(fresh, data, kept)),
             bus.rresp.eq(Mux(good, _OKAY, _DECERR)),
         ]
         place, exists = self._place(bus.araddr)
         beat = Signal(name="read_beat")
-        m.d.comb += beat.eq(active & ~writing & (~bus.rvalid | bus.rready))
+        free = ~writing & ~self._waits(self.host)
+        m.d.comb += beat.eq(active & free & (~bus.rvalid | bus.rready))
         with m.If(bus.rready):
             m.d.sync += bus.rvalid.eq(0)
         with m.If(beat):
@@ -206,12 +214,13 @@ class OnChipMemory(wiring.Component):
         write = bus.awvalid & bus.wvalid & ~bus.bvalid
         read = bus.arvalid & ~bus.rvalid
         asked = Signal()  # the RAM is reading the host's word
-        m.d.sync += asked.eq(0)
+        if not self.large:
+            m.d.sync += asked.eq(0)
         with m.If(bus.bready):
             m.d.sync += bus.bvalid.eq(0)
         with m.If(bus.rready):
             m.d.sync += bus.rvalid.eq(0)
-        with m.If(~taken & ~asked):
+        with m.If(~taken & ~asked & ~self._waits(bus)):
             with m.If(write):
                 place, exists = self._place(bus.awaddr)
                 m.d.comb += [row.eq(place), data.eq(bus.wdata.replicate(parts))]
@@ -223,14 +232,16 @@ class OnChipMemory(wiring.Component):
             with m.Elif(read):
                 place, exists = self._place(bus.araddr)
                 m.d.comb += [row.eq(place), enable.eq(1), bus.arready.eq(1)]
-                m.d.sync += [asked.eq(1), bus.rresp.eq(Mux(exists, _OKAY, _DECERR))]
+                m.d.sync += bus.rresp.eq(Mux(exists, _OKAY, _DECERR))
+                m.d.sync += (bus.rvalid if self.large else asked).eq(1)
         which = Signal(range(parts)) if parts > 1 else None
         if which is not None:
             with m.If(bus.arvalid & bus.arready):
                 m.d.sync += which.eq(part(bus.araddr))
-        with m.If(asked):
-            words = [answer.word_select(k, _HOST_BITS) for k in range(parts)]
-            m.d.sync += [
-                bus.rvalid.eq(1),
-                bus.rdata.eq(words[0] if which is None else Array(words)[which]),
-            ]
+        words = [answer.word_select(k, _HOST_BITS) for k in range(parts)]
+        word = words[0] if which is None else Array(words)[which]
+        if self.large:
+            m.d.comb += bus.rdata.eq(word)
+        else:
+            with m.If(asked):
+                m.d.sync += [bus.rvalid.eq(1), bus.rdata.eq(word)]

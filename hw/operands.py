@@ -8,7 +8,6 @@ from amaranth.lib.wiring import In, Out
 
 from palquant.hw.config import Geometry
 from palquant.hw.delay import delay_line
-from palquant.hw.isa import ADDRESS_BITS
 from palquant.hw.layouts import ARRAY_CONTROL, WordRead
 
 __all__ = ["OperandFetch"]
@@ -26,8 +25,9 @@ class OperandFetch(wiring.Component):
 
     Members:
         control: ``In(ARRAY_CONTROL)``, what the array will do with the pair.
-        address: ``In(20)``, activation word; this and the following come along with ``control``.
-        weight_address: ``In(20)``, weight word.
+        address: ``In(address_bits)``, activation word; this and the following come along with
+            ``control``.
+        weight_address: ``In(address_bits)``, weight word.
         padding: ``In(1)``, the activation word is ``pad_word`` rather than memory.
         pad_word: ``In(2 * tin)``.
         activation_read: ``Out(WordRead(2 * tin))``.
@@ -45,12 +45,12 @@ class OperandFetch(wiring.Component):
         super().__init__(
             {
                 "control": In(ARRAY_CONTROL),
-                "address": In(ADDRESS_BITS),
-                "weight_address": In(ADDRESS_BITS),
+                "address": In(geometry.address_bits),
+                "weight_address": In(geometry.address_bits),
                 "padding": In(1),
                 "pad_word": In(activation),
-                "activation_read": Out(WordRead(activation)),
-                "weight_read": Out(WordRead(weights)),
+                "activation_read": Out(WordRead(geometry, activation)),
+                "weight_read": Out(WordRead(geometry, weights)),
                 "array_control": Out(ARRAY_CONTROL),
                 "activation": Out(activation),
                 "weights": Out(weights),

@@ -2,7 +2,8 @@
 
 LOAD writes it as slots of 32 rows, each row one 32-bit value for every lane; ``isa`` lists the
 rows. Each row's fields go to memories of their own, which the stages of the post-processor read
-at the times that suit them; rows and bits that no stage uses are dropped.
+at the times that suit them; rows and bits that no stage uses are dropped. Where beats come one at a
+time, the fields of a control row share a memory, which is read with the scale.
 """
 
 from __future__ import annotations
@@ -19,10 +20,7 @@ from palquant.hw import isa
 from palquant.hw.config import PARAMETER_BITS, PARAMETER_ROWS, Geometry
 from palquant.hw.layouts import PARAMETER_CONTROL, LoadWrite
 
-__all__ = ["LEVELS", "ParameterMemory", "SlotRead", "ThresholdRead", "ThresholdReads"]
-
-#: Levels of the threshold search tree, one for each bit of a code.
-LEVELS = 4
+__all__ = ["ParameterMemory", "SlotRead", "ThresholdRead", "ThresholdReads"]
 
 
 class _Read(wiring.Signature):
@@ -87,12 +85,15 @@ class ThresholdReads(_Read):
         geometry: Sizes of the machine.
 
     Members:
-        level_0: ``Out(ThresholdRead(geometry, 0))``, and so on up to ``level_3``.
+        level_0: ``Out(ThresholdRead(geometry, 0))``, and so on, one for each level of the tree.
     """
 
     def __init__(self, geometry: Geometry) -> None:
         super().__init__(
-            {f"level_{level}": Out(ThresholdRead(geometry, level)) for level in range(LEVELS)}
+            {
+                f"level_{level}": Out(ThresholdRead(geometry, level))
+                for level in range(geometry.threshold_levels)
+            }
         )
 
 
@@ -112,10 +113,10 @@ class ParameterMemory(wiring.Component):
         offset: ``In(SlotRead)`` of B.
         shift: ``In(SlotRead)`` of Sh.
         valid: ``In(SlotRead)``, whether the lane holds a channel.
-        negate: ``In(SlotRead).array(2)``, whether -v is compared, for either code tensor.
+        negate: ``In(SlotRead).array(code_tensors)``, whether -v is compared, for each code tensor.
         code_group: ``In(SlotRead)``, the group that a lane's codes are scattered to.
         residual_group: ``In(SlotRead)``, the same once more, for the writer of residuals.
-        thresholds: ``In(ThresholdReads(geometry)).array(2)``, for either code tensor.
+        thresholds: ``In(ThresholdReads(geometry)).array(code_tensors)``, likewise.
     """
 
     def __init__(self, geometry: Geometry) -> None:
@@ -129,10 +130,10 @@ class ParameterMemory(wiring.Component):
                 "offset": In(SlotRead(g, signed(g.offset_bits))),
                 "shift": In(SlotRead(g, PARAMETER_CONTROL["shift"].shape)),
                 "valid": In(SlotRead(g, unsigned(1))),
-                "negate": In(SlotRead(g, unsigned(1))).array(2),
+                "negate": In(SlotRead(g, unsigned(1))).array(g.code_tensors),
                 "code_group": In(SlotRead(g, group)),
                 "residual_group": In(SlotRead(g, group)),
-                "thresholds": In(ThresholdReads(g)).array(2),
+                "thresholds": In(ThresholdReads(g)).array(g.code_tensors),
             }
         )
 
@@ -146,29 +147,40 @@ class ParameterMemory(wiring.Component):
             len(self.scale.slot),
         ]
 
-        # The beat, one cycle late: it has many memories to reach.
+        # The beat, one cycle late where it has many memories to reach.
         enable = Signal()
         part, row, slot = (Signal(bits, reset_less=True) for bits in address_bits)
         beat = Signal(g.bus_bits, reset_less=True)
         m.d.comb += self.write.ready.eq(1)
-        m.d.sync += enable.eq(self.write.valid & (self.write.memory == isa.Memory.PARAMETER))
-        m.d.sync += [Cat(part, row, slot).eq(self.write.address), beat.eq(self.write.data)]
+        arrives = [
+            enable.eq(self.write.valid & (self.write.memory == isa.Memory.PARAMETER)),
+            Cat(part, row, slot).eq(self.write.address),
+            beat.eq(self.write.data),
+        ]
+        if g.settles:
+            m.d.comb += arrives
+        else:
+            m.d.sync += arrives
 
         # The lanes of a beat are written together; they are as many in every part of a row.
         per_beat = g.bus_bits // PARAMETER_BITS
         words = [beat.word_select(lane, PARAMETER_BITS) for lane in range(per_beat)]
         control = [data.View(PARAMETER_CONTROL, word[: PARAMETER_CONTROL.size]) for word in words]
-        groups = [word.group for word in control]
-        fields = (
-            ("scale", self.scale, isa.ROW_CONTROL, [word.scale for word in control]),
-            ("offset", self.offset, isa.ROW_OFFSET, words),
-            ("shift", self.shift, isa.ROW_CONTROL, [word.shift for word in control]),
-            ("valid", self.valid, isa.ROW_CONTROL, [word.valid for word in control]),
-            ("negate1", self.negate[0], isa.ROW_CONTROL, [word.negate1 for word in control]),
-            ("negate2", self.negate[1], isa.ROW_CONTROL, [word.negate2 for word in control]),
-            ("code_group", self.code_group, isa.ROW_CONTROL, groups),
-            ("residual_group", self.residual_group, isa.ROW_CONTROL, groups),
-        )
+        # What is read of the control row: name, field, port.
+        users = [
+            ("scale", "scale", self.scale),
+            ("shift", "shift", self.shift),
+            ("valid", "valid", self.valid),
+            *((f"negate{n}", f"negate{n}", port) for n, port in enumerate(self.negate, start=1)),
+            ("code_group", "group", self.code_group),
+            ("residual_group", "group", self.residual_group),
+        ]
+        fields = [("offset", self.offset, isa.ROW_OFFSET, words)]
+        if not g.settles:
+            fields += [
+                (name, port, isa.ROW_CONTROL, [word[field] for word in control])
+                for name, field, port in users
+            ]
         for number in range(g.lanes // per_beat):
             hit = Signal(name=f"hit_{number}")
             m.d.comb += hit.eq(enable & (part == number))
@@ -176,8 +188,11 @@ class ParameterMemory(wiring.Component):
             for name, read, field_row, values in fields:
                 here = hit & (row == field_row)
                 self._field(m, f"{name}_{number}", read, lanes, here, slot, values)
+            if g.settles:
+                here = hit & (row == isa.ROW_CONTROL)
+                self._control(m, f"control_{number}", users, lanes, here, slot, control)
             for tensor, reads in enumerate(self.thresholds):
-                for level in range(LEVELS):
+                for level in range(g.threshold_levels):
                     read = getattr(reads, f"level_{level}")
                     name = f"threshold{tensor}_{level}_{number}"
                     rows = isa.THRESHOLD_ROWS[tensor]
@@ -214,6 +229,31 @@ class ParameterMemory(wiring.Component):
         port = memory.read_port()
         m.d.comb += [port.addr.eq(read.slot), port.en.eq(read.enable)]
         m.d.comb += [word.eq(port.data[lane]) for lane, word in enumerate(read.data[lanes])]
+
+    def _control(
+        self,
+        m: Module,
+        name: str,
+        users: list[Any],
+        lanes: slice,
+        hit: Value,
+        slot: Signal,
+        values: list[Any],
+    ) -> None:
+        """One memory for the fields of the control row, which are read with the first of them."""
+        kept = {field: port.data[0].shape() for _, field, port in users}
+        shape = data.ArrayLayout(data.StructLayout(kept), len(values))
+        m.submodules[name] = memory = Memory(
+            shape=shape, depth=self.geometry.parameter_slots, init=[]
+        )
+        write = memory.write_port()
+        m.d.comb += [write.addr.eq(slot), write.en.eq(hit)]
+        for field in kept:
+            m.d.comb += [write.data[k][field].eq(value[field]) for k, value in enumerate(values)]
+        port = memory.read_port()
+        m.d.comb += [port.addr.eq(self.scale.slot), port.en.eq(self.scale.enable)]
+        for _, field, read in users:
+            m.d.comb += [word.eq(port.data[k][field]) for k, word in enumerate(read.data[lanes])]
 
     def _level(
         self,

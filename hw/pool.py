@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from palquant.hw.config import Geometry
 from palquant.hw.delay import delay_line
-from palquant.hw.isa import ADDRESS_BITS, PoolOperation
+from palquant.hw.isa import PoolOperation
 from palquant.hw.layouts import POOL_CONTROL, Pooled, WordRead
 
 __all__ = ["PoolingUnit", "reference"]
@@ -37,7 +37,7 @@ class PoolingUnit(wiring.Component):
 
     Members:
         control: ``In(POOL_CONTROL)``, what to do with the word at ``address``.
-        address: ``In(20)``, residual word; along with ``control``.
+        address: ``In(address_bits)``, residual word; along with ``control``.
         padding: ``In(1)``, the word is padding; along with ``control``.
         read: ``Out(WordRead(ArrayLayout(signed(residual_bits), lanes)))``.
         pooled: ``Out(Pooled(geometry))``.
@@ -52,10 +52,13 @@ class PoolingUnit(wiring.Component):
         super().__init__(
             {
                 "control": In(POOL_CONTROL),
-                "address": In(ADDRESS_BITS),
+                "address": In(geometry.address_bits),
                 "padding": In(1),
                 "read": Out(
-                    WordRead(data.ArrayLayout(signed(geometry.residual_bits), geometry.lanes))
+                    WordRead(
+                        geometry,
+                        data.ArrayLayout(signed(geometry.residual_bits), geometry.lanes),
+                    )
                 ),
                 "pooled": Out(Pooled(geometry)),
             }
@@ -67,6 +70,8 @@ class PoolingUnit(wiring.Component):
         g = self.geometry
         controls = delay_line(m, self.control, self.LATENCY - 1, name="control", reset=True)
         arrived, reducing, complete = controls[1:]
+        if g.settles:  # the next window's words come when this one's beat is gone
+            reducing = arrived
         padding = Signal()
         identity = Signal(signed(g.residual_bits))
         m.d.sync += padding.eq(self.padding)
@@ -80,8 +85,12 @@ class PoolingUnit(wiring.Component):
             tap = Signal(signed(g.residual_bits), name=f"tap{lane}", reset_less=True)
             reduced = Signal(signed(g.pool_bits), name=f"reduced{lane}", reset_less=True)
             value = Signal(signed(g.pool_bits), name=f"value{lane}", reset_less=True)
-            with m.If(arrived.valid):
-                m.d.sync += tap.eq(Mux(padding, identity, self.read.data[lane]))
+            word = tap.eq(Mux(padding, identity, self.read.data[lane]))
+            if g.settles:
+                m.d.comb += word
+            else:
+                with m.If(arrived.valid):
+                    m.d.sync += word
             with m.If(reducing.valid):
                 with m.If(reducing.clear):
                     m.d.sync += reduced.eq(tap)
@@ -89,8 +98,11 @@ class PoolingUnit(wiring.Component):
                     m.d.sync += reduced.eq(reduced + tap)
                 with m.Elif(tap > reduced):
                     m.d.sync += reduced.eq(tap)
-            with m.If(complete.valid & complete.emit):
-                m.d.sync += value.eq(reduced)
+            if g.settles:
+                m.d.comb += value.eq(reduced)
+            else:
+                with m.If(complete.valid & complete.emit):
+                    m.d.sync += value.eq(reduced)
             m.d.comb += self.pooled.values[lane].eq(value)
         m.d.sync += [
             self.pooled.valid.eq(complete.valid & complete.emit),

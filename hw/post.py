@@ -20,6 +20,7 @@ from amaranth import Module, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
+from palquant.errors import GeometryError
 from palquant.hw.addresses import AddressGenerator
 from palquant.hw.affine import CONTROLS, Affine
 from palquant.hw.banks import ConfigurationBanks
@@ -58,8 +59,11 @@ class PostProcessor(wiring.Component):
     Parameters:
         geometry: Sizes of the machine.
 
+    Raises:
+        GeometryError: ``beat_cycles`` are more than 1, and fewer than a beat takes.
+
     Members:
-        configuration: ``In(Configuration())``, at least a cycle before the first result.
+        configuration: ``In(Configuration(geometry))``, at least a cycle before the first result.
         result: ``In(Result(geometry))``, from the array.
         pooled: ``In(Pooled(geometry))``, from the pooling unit, never along with a result.
         parameter_write: ``In(LoadWrite(geometry))``, beats of ``Memory.PARAMETER``; others are
@@ -79,15 +83,23 @@ class PostProcessor(wiring.Component):
     LATENCY = _CODE_WRITER + CodeWriter.LATENCY
 
     def __init__(self, geometry: Geometry) -> None:
+        if 1 < geometry.beat_cycles < self.LATENCY:
+            raise GeometryError(
+                f"{geometry.name}: beat_cycles are 1, or at least the {self.LATENCY} cycles that a "
+                f"beat takes, not {geometry.beat_cycles}"
+            )
         self.geometry = geometry
         super().__init__(
             {
-                "configuration": In(Configuration()),
+                "configuration": In(Configuration(geometry)),
                 "result": In(Result(geometry)),
                 "pooled": In(Pooled(geometry)),
                 "parameter_write": In(LoadWrite(geometry)),
                 "residual_read": Out(
-                    WordRead(data.ArrayLayout(signed(geometry.residual_bits), geometry.lanes))
+                    WordRead(
+                        geometry,
+                        data.ArrayLayout(signed(geometry.residual_bits), geometry.lanes),
+                    )
                 ),
                 "activation_write": Out(WordWrite.digits(geometry)),
                 "output_write": Out(WordWrite.digits(geometry)),
@@ -117,11 +129,12 @@ class PostProcessor(wiring.Component):
         m.submodules.correction = correction = Correction(g)
         m.submodules.parameters = parameters = ParameterMemory(g)
         m.submodules.affine = affine = Affine(g)
-        m.submodules.quantize1 = quantize1 = Quantize(g)
-        m.submodules.quantize2 = quantize2 = Quantize(g)
+        quantizers = [Quantize(g) for _ in range(g.code_tensors)]
+        for number, quantize in enumerate(quantizers, start=1):
+            m.submodules[f"quantize{number}"] = quantize
         m.submodules.code_writer = code_writer = CodeWriter(g)
         m.submodules.residual_writer = residual_writer = ResidualWriter(g)
-        m.submodules.residual_address = residual_address = AddressGenerator()
+        m.submodules.residual_address = residual_address = AddressGenerator(g)
 
         connect(m, flipped(self.result), beats.result)
         connect(m, flipped(self.pooled), beats.pooled)
@@ -132,7 +145,7 @@ class PostProcessor(wiring.Component):
         connect(m, affine.offset, parameters.offset)
         connect(m, affine.shift, parameters.shift)
         connect(m, affine.lane_valid, parameters.valid)
-        for tensor, quantize in enumerate((quantize1, quantize2)):
+        for tensor, quantize in enumerate(quantizers):
             connect(m, quantize.negate, parameters.negate[tensor])
             connect(m, quantize.thresholds, parameters.thresholds[tensor])
         connect(m, code_writer.group, parameters.code_group)
@@ -145,9 +158,10 @@ class PostProcessor(wiring.Component):
         ages = _CODE_WRITER - BeatSequencer.LATENCY
         early = [None] * BeatSequencer.LATENCY
         valid = early + delay_line(m, beats.beat.valid, ages, name="valid", reset=True)
-        tag = early + delay_line(m, beats.beat.tag, ages, name="tag")
-        advance = early + delay_line(m, beats.beat.advance, ages, name="advance")
-        slot = early + delay_line(m, beats.beat.slot, ages, name="slot")
+        stays = g.settles
+        tag = early + delay_line(m, beats.beat.tag, ages, name="tag", stays=stays)
+        advance = early + delay_line(m, beats.beat.advance, ages, name="advance", stays=stays)
+        slot = early + delay_line(m, beats.beat.slot, ages, name="slot", stays=stays)
         complete = delay_line(
             m,
             beats.beat.finish,
@@ -160,12 +174,12 @@ class PostProcessor(wiring.Component):
         m.d.comb += self.saturated.eq(affine.saturated)
 
         banks = ConfigurationBanks(
+            self.geometry,
             m,
             self.configuration,
             (
                 *CONTROLS.members,
-                "code1_bits",
-                "code2_bits",
+                *(f"code{number}_bits" for number in range(1, g.code_tensors + 1)),
                 "residual_in_address",
                 "residual_in_row_stride",
                 "residual_in_pixel_stride",
@@ -202,7 +216,7 @@ class PostProcessor(wiring.Component):
             self.residual_read.address.eq(residual_address.address),
         ]
 
-        for number, quantize in enumerate((quantize1, quantize2), start=1):
+        for number, quantize in enumerate(quantizers, start=1):
             name = f"code{number}_bits"
             m.d.comb += [
                 quantize.valid.eq(valid[_QUANTIZE]),
@@ -223,10 +237,11 @@ class PostProcessor(wiring.Component):
                 correction.products[lane].eq(beats.products[lane]),
                 affine.values[lane].eq(correction.values[lane]),
                 affine.residuals[lane].eq(self.residual_read.data[lane]),
-                quantize1.values[lane].eq(affine.results[lane]),
-                quantize2.values[lane].eq(affine.results[lane]),
-                code_writer.codes[0][lane].eq(quantize1.codes[lane]),
-                code_writer.codes[1][lane].eq(quantize2.codes[lane]),
                 residual_writer.values[lane].eq(affine.results[lane]),
             ]
+            for codes, quantize in zip(code_writer.codes, quantizers, strict=True):
+                m.d.comb += [
+                    quantize.values[lane].eq(affine.results[lane]),
+                    codes[lane].eq(quantize.codes[lane]),
+                ]
         return m

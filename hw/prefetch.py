@@ -8,12 +8,10 @@ from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
 from palquant.hw import isa
-from palquant.hw.axi import ADDRESS, ADDRESS_BITS, read_beat
+from palquant.hw.axi import read_beat, request
 from palquant.hw.config import Geometry
 from palquant.hw.decode import bits_above, fetched_beat
 
-#: Instruction units that are read ahead at most: at a latency of 50 cycles, a unit every 2 cycles.
-BUFFER_UNITS = 32
 #: Instruction units that are read at once, if bursts may be that long.
 BURST_UNITS = 4
 
@@ -28,11 +26,11 @@ class Prefetch(wiring.Component):
 
     Members:
         go: ``In(1)``, strobe while ``empty``: begin.
-        start: ``In(32)``, byte address, a multiple of the bus width.
-        beats: ``In(32 - log2(bus_bytes) + 1)``. Beats that may be read.
+        start: ``In(dram_bits)``, byte address, a multiple of the bus width.
+        beats: ``In(dram_bits - log2(bus_bytes) + 1)``. Beats that may be read.
         flush: ``In(1)``. While high: ask for nothing more, drop all that is there or still comes.
         empty: ``Out(1)``. Nothing is buffered, taken and not released, or on its way.
-        address: ``Out(stream.Signature(ADDRESS))``.
+        address: ``Out(stream.Signature(request(geometry)))``.
         data: ``In(stream.Signature(read_beat(geometry)))``, always ready; nothing may come that
             was not asked for.
         o: ``Out(stream.Signature(fetched_beat(geometry)))``, with ``error`` also where ``last`` is
@@ -48,11 +46,11 @@ class Prefetch(wiring.Component):
         super().__init__(
             {
                 "go": In(1),
-                "start": In(ADDRESS_BITS),
-                "beats": In(ADDRESS_BITS - byte_bits + 1),
+                "start": In(geometry.dram_bits),
+                "beats": In(geometry.dram_bits - byte_bits + 1),
                 "flush": In(1),
                 "empty": Out(1),
-                "address": Out(stream.Signature(ADDRESS)),
+                "address": Out(stream.Signature(request(geometry))),
                 "data": In(stream.Signature(beat)),
                 "o": Out(stream.Signature(fetched_beat(geometry))),
                 "released": In(1),
@@ -70,7 +68,7 @@ class Prefetch(wiring.Component):
     @property
     def depth(self) -> int:
         """Beats that are read ahead at most."""
-        return BUFFER_UNITS * isa.UNIT_BITS // self._geometry.bus_bits
+        return self._geometry.prefetch_units * isa.UNIT_BITS // self._geometry.bus_bits
 
     @property
     def burst_beats(self) -> int:
@@ -88,50 +86,68 @@ class Prefetch(wiring.Component):
         beat_bits = burst_beats.bit_length() - 1
 
         m.submodules.fifo = fifo = SyncFIFOBuffered(width=beat_layout.size, depth=depth)
-        # Block RAM takes most of a cycle to answer: a register behind it.
-        held = Signal()
+        held = Signal()  # by a register behind the buffer
         room = Signal()
         m.d.comb += [
             fifo.w_en.eq(self.data.valid & ~self.flush),
             self.data.ready.eq(1),
-            self.o.valid.eq(held & ~self.flush),
-            room.eq(~held | self.o.ready),
             fifo.r_en.eq(room | self.flush),
         ]
-        with m.If(room):
-            m.d.sync += [self.o.payload.eq(fifo.r_data), held.eq(fifo.r_rdy)]
-        with m.If(self.flush):
-            m.d.sync += held.eq(0)
+        if self._geometry.overlap:
+            # Block RAM takes most of a cycle to answer.
+            m.d.comb += [self.o.valid.eq(held & ~self.flush), room.eq(~held | self.o.ready)]
+            with m.If(room):
+                m.d.sync += [self.o.payload.eq(fifo.r_data), held.eq(fifo.r_rdy)]
+            with m.If(self.flush):
+                m.d.sync += held.eq(0)
+        else:
+            m.d.comb += [
+                self.o.payload.eq(fifo.r_data),
+                self.o.valid.eq(fifo.r_rdy & ~self.flush),
+                room.eq(self.o.ready),
+            ]
 
         # Bursts end at multiples of their size, hence never cross 4 KiB.
-        beat = Signal(ADDRESS_BITS - byte_bits)
+        beat = Signal(self._geometry.dram_bits - byte_bits)
         left = Signal.like(self.beats)
         free = Signal(range(depth + 1), init=depth)
         coming = Signal(range(depth + 1))
-        # The next burst's size is known a cycle behind where it begins, in time for the next one.
         space = Signal(range(1, burst_beats + 1))
         size = Signal.like(space)
-        pending = Signal()
         asks = Signal()
         asked = self.address.valid & self.address.ready
-        m.d.comb += [
-            space.eq(burst_beats - beat[:beat_bits]),
-            asks.eq(~self.address.valid & ~self.flush & pending & (free >= burst_beats)),
+        m.d.comb += space.eq(burst_beats - beat[:beat_bits])
+        length = Mux(left <= space, left, space)
+        burst = [
+            self.address.payload.address.eq(Cat(Const(0, byte_bits), beat)),
+            self.address.payload.length.eq(size - 1),
         ]
-        m.d.sync += [
-            size.eq(Mux(left <= space, left, space)),
-            pending.eq((left != 0) & ~asks & ~self.go & ~self.flush),
-        ]
-        with m.If(asked):
-            m.d.sync += self.address.valid.eq(0)
-        with m.If(asks):
+        wanted = ~self.flush & (free >= burst_beats)
+        if self._geometry.overlap:
+            # A burst's size is known a cycle behind where it begins, in time for the next one.
+            pending = Signal()
+            waiting = Signal()  # a burst was asked for that nobody has taken
             m.d.sync += [
-                self.address.valid.eq(1),
-                self.address.payload.address.eq(Cat(Const(0, byte_bits), beat)),
-                self.address.payload.length.eq(size - 1),
-                beat.eq(beat + size),
-                left.eq(left - size),
+                size.eq(length),
+                pending.eq((left != 0) & ~asks & ~self.go & ~self.flush),
             ]
+            m.d.comb += [
+                self.address.valid.eq(waiting),
+                asks.eq(~waiting & wanted & pending),
+            ]
+            with m.If(asks):
+                m.d.sync += [waiting.eq(1), *burst]
+            with m.Elif(asked):
+                m.d.sync += waiting.eq(0)
+        else:
+            m.d.comb += [
+                size.eq(length),
+                self.address.valid.eq(wanted & (left != 0)),
+                asks.eq(asked),
+                *burst,
+            ]
+        with m.If(asks):
+            m.d.sync += [beat.eq(beat + size), left.eq(left - size)]
         with m.If(self.go):
             m.d.sync += [beat.eq(self.start[byte_bits:]), left.eq(self.beats)]
         with m.Elif(self.flush):
@@ -144,9 +160,10 @@ class Prefetch(wiring.Component):
         m.d.comb += [
             arriving.data.eq(self.data.payload.data),
             arriving.last.eq(self.data.payload.last),
-            arriving.above.eq(bits_above(self._geometry, self.data.payload.data)),
             arriving.error.eq(self.data.payload.error | (self.data.payload.last != final)),
         ]
+        if self._geometry.overlap:
+            m.d.comb += arriving.above.eq(bits_above(self._geometry, self.data.payload.data))
         with m.If(self.go):
             m.d.sync += place.eq(self.start[byte_bits:])
         with m.Elif(self.data.valid):

@@ -17,12 +17,14 @@ from amaranth.lib.wiring import In, Out
 from palquant.hw.affine import result_bits
 from palquant.hw.config import Geometry
 from palquant.hw.delay import delay_line, lane_registers
-from palquant.hw.parameters import LEVELS, SlotRead, ThresholdReads
+from palquant.hw.parameters import SlotRead, ThresholdReads
 
 __all__ = ["CODE_BITS", "Quantize", "compute"]
 
 #: Width of the widest code, which is found by clamping.
 CODE_BITS = 8
+#: Stages behind the first, one for each level of the deepest search tree of any geometry.
+_STAGES = 4
 
 
 def compute(
@@ -50,9 +52,10 @@ def compute(
 class Quantize(wiring.Component):
     """Makes the codes of one tensor, a beat of ``lanes`` values a cycle.
 
-    One stage for each level of the search tree; a code narrower than the tree is deep passes the
-    rest unchanged. Only the low ``threshold_bits`` bits of a value are compared: that it fits is
-    proved when its layer is compiled.
+    One stage for each level of the search tree, and as many stages without one as trees of other
+    geometries are deeper; a code narrower than the tree is deep passes the rest unchanged. Only the
+    low ``threshold_bits`` bits of a value are compared: that it fits is proved when its layer is
+    compiled.
 
     Parameters:
         geometry: Sizes of the machine.
@@ -60,7 +63,7 @@ class Quantize(wiring.Component):
     Members:
         valid: ``In(1)``, a beat starts.
         slot: ``In(range(parameter_slots))``, its parameter slot.
-        bits: ``In(4)``, its code width: 1 to 4, or 8. With 0, codes are 0.
+        bits: ``In(4)``, its code width: 1 to ``threshold_levels``, or 8. With 0, codes are 0.
         values: ``In(signed(result_bits)).array(lanes)``, its values, ``VALUE_DELAY`` cycles later.
         used: ``In(lanes)``, the lanes that hold a channel, with the values.
         negate: ``Out(SlotRead)``, whether -v is compared.
@@ -72,7 +75,7 @@ class Quantize(wiring.Component):
     #: Cycles from ``valid`` to ``values``.
     VALUE_DELAY = 1
     #: Cycles from ``valid`` to ``codes``.
-    LATENCY = VALUE_DELAY + 1 + LEVELS
+    LATENCY = VALUE_DELAY + 1 + _STAGES
 
     def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
@@ -95,46 +98,57 @@ class Quantize(wiring.Component):
         m = Module()
         g = self.geometry
         valid = delay_line(m, self.valid, self.LATENCY - 1, name="valid", reset=True)
-        slot = delay_line(m, self.slot, self.LATENCY - 1, name="slot")
-        bits = delay_line(m, self.bits, self.LATENCY - 1, name="bits")
+        stays = g.settles
+        slot = delay_line(m, self.slot, self.LATENCY - 1, name="slot", stays=stays)
+        bits = delay_line(m, self.bits, self.LATENCY - 1, name="bits", stays=stays)
         m.d.comb += [self.negate.enable.eq(valid[0]), self.negate.slot.eq(slot[0])]
 
         clamps = bits[1] == CODE_BITS
-        levels = [getattr(self.thresholds, f"level_{level}") for level in range(LEVELS)]
-        searches = [Signal(name=f"searches_{level}") for level in range(LEVELS)]
+        count = g.threshold_levels
+        levels = [getattr(self.thresholds, f"level_{level}") for level in range(count)]
+        searches = [Signal(name=f"searches_{level}") for level in range(count)]
         for level, read in enumerate(levels):
             stage = level + self.VALUE_DELAY
-            m.d.comb += read.enable.eq(
-                valid[stage] & (bits[stage] > level) & (bits[stage] != CODE_BITS)
-            )
-            m.d.comb += read.slot.eq(slot[stage])
-            m.d.sync += searches[level].eq(read.enable)
+            wanted = (bits[stage] > level) & (bits[stage] != CODE_BITS)
+            m.d.comb += [read.enable.eq(valid[stage] & wanted), read.slot.eq(slot[stage])]
+            if stays:
+                m.d.comb += searches[level].eq(wanted)
+            else:
+                m.d.sync += searches[level].eq(read.enable)
 
-        used = delay_line(m, self.used, self.LATENCY - 1 - self.VALUE_DELAY, name="used")
+        delay = self.LATENCY - 1 - self.VALUE_DELAY
+        used = delay_line(m, self.used, delay, name="used", stays=stays)
         shape = signed(g.threshold_bits + 1)
         narrow = [value[: g.threshold_bits].as_signed() for value in self.values]
         compared = [Mux(n, -v, v) for v, n in zip(narrow, self.negate.data, strict=True)]
-        compared = lane_registers(m, valid[1], "compared_0", shape, compared)
+        compared = lane_registers(m, valid[1], "compared_0", shape, compared, stays=stays)
         codes = [Mux(clamps & ~value[-1], _clamped(value), 0) for value in self.values]
-        codes = lane_registers(m, valid[1], "code_0", CODE_BITS, codes)
-        for level, read in enumerate(levels):
+        codes = lane_registers(m, valid[1], "code_0", CODE_BITS, codes, stays=stays)
+        for level in range(_STAGES):
             # The first `level` bits of a code are known, and in this stage one more. They address
             # the threshold that the next stage compares with.
             stage = level + self.VALUE_DELAY + 1
-            longer = [
-                Cat(value >= threshold, code)[:CODE_BITS]
-                for value, threshold, code in zip(compared, read.data, codes, strict=True)
-            ]
-            known = [
-                Mux(searches[level], more, code) for more, code in zip(longer, codes, strict=True)
-            ]
-            if level + 1 < LEVELS:
+            known = codes
+            if level < count:
+                longer = [
+                    Cat(value >= threshold, code)[:CODE_BITS]
+                    for value, threshold, code in zip(
+                        compared, levels[level].data, codes, strict=True
+                    )
+                ]
+                known = [
+                    Mux(searches[level], more, code)
+                    for more, code in zip(longer, codes, strict=True)
+                ]
+            if level + 1 < count:
                 m.d.comb += [
                     port.eq(more) for port, more in zip(levels[level + 1].code, longer, strict=True)
                 ]
                 name = f"compared_{level + 1}"
-                compared = lane_registers(m, valid[stage], name, shape, compared)
-                codes = lane_registers(m, valid[stage], f"code_{level + 1}", CODE_BITS, known)
+                compared = lane_registers(m, valid[stage], name, shape, compared, stays=stays)
+            if level + 1 < _STAGES:
+                name = f"code_{level + 1}"
+                codes = lane_registers(m, valid[stage], name, CODE_BITS, known, stays=stays)
             else:
                 with m.If(valid[stage]):
                     for lane, (port, code) in enumerate(zip(self.codes, known, strict=True)):

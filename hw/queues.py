@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Module, Signal
+from amaranth import Cat, Module, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -24,7 +24,7 @@ class QueueWrite(wiring.Signature):
         commit: ``Out(1)``, with the last beat: the instruction is complete.
         beat: ``Out(5)``, which beat of the instruction this is.
         data: ``Out(bus_bits)``.
-        offset: ``Out(32)``, byte offset of the instruction in the image.
+        offset: ``Out(dram_bits)``, byte offset of the instruction in the image.
     """
 
     def __init__(self, geometry: Geometry) -> None:
@@ -35,7 +35,7 @@ class QueueWrite(wiring.Signature):
                 "commit": Out(1),
                 "beat": Out(BEAT_BITS),
                 "data": Out(geometry.bus_bits),
-                "offset": Out(isa.DRAM_BITS),
+                "offset": Out(geometry.dram_bits),
             }
         )
 
@@ -44,7 +44,7 @@ class InstructionQueue(wiring.Component):
     """Holds ``queue_depth`` instructions.
 
     Beats go straight to their place in memory, so that no register of an instruction's width is
-    needed to put it together; reserved bits are not stored.
+    needed to put it together; bits that the machine does not hold are not stored.
 
     Parameters:
         geometry: Sizes of the machine.
@@ -52,16 +52,17 @@ class InstructionQueue(wiring.Component):
 
     Members:
         write: ``In(QueueWrite(geometry))``.
-        read: ``Out(stream.Signature(struct(layout)))``, one cycle after the commit.
-        offset: ``Out(32)``, byte offset in the image of the instruction at ``read``.
+        read: ``Out(stream.Signature(struct(layout, geometry)))``, one cycle after the commit.
+        offset: ``Out(dram_bits)``, byte offset in the image of the instruction at ``read``; 0
+            without diagnosis.
     """
 
     def __init__(self, geometry: Geometry, layout: isa.Layout) -> None:
         super().__init__(
             {
                 "write": In(QueueWrite(geometry)),
-                "read": Out(stream.Signature(struct(layout))),
-                "offset": Out(isa.DRAM_BITS),
+                "read": Out(stream.Signature(struct(layout, geometry))),
+                "offset": Out(geometry.dram_bits),
             }
         )
         self._geometry = geometry
@@ -92,7 +93,7 @@ class InstructionQueue(wiring.Component):
             read.eq(read + taken),
         ]
 
-        def store(name: str, data: Signal, enable: Signal) -> Signal:
+        def store(name: str, data: Value, enable: Value) -> Signal:
             memory = Memory(shape=len(data), depth=depth, init=[])
             m.submodules[name] = memory
             write_port = memory.write_port()
@@ -108,9 +109,16 @@ class InstructionQueue(wiring.Component):
         bus_bits = self._geometry.bus_bits
         parts = []
         for beat, first in enumerate(range(0, self._layout.used, bus_bits)):
-            bits = min(bus_bits, self._layout.used - first)
-            enable = self.write.enable & (self.write.beat == beat)
-            parts.append(store(f"beat{beat}", self.write.data[:bits], enable))
+            held = []
+            for item in self._layout.fields:
+                start = self._layout.offsets[item.name] - first
+                end = min(start + item.held_bits(self._geometry), bus_bits)
+                if max(start, 0) < end:
+                    held.append(self.write.data[max(start, 0) : end])
+            if held:
+                enable = self.write.enable & (self.write.beat == beat)
+                parts.append(store(f"beat{beat}", Cat(held), enable))
         m.d.comb += self.read.payload.eq(Cat(parts))
-        m.d.comb += self.offset.eq(store("offset", self.write.offset, self.write.commit))
+        if self._geometry.diagnosis:
+            m.d.comb += self.offset.eq(store("offset", self.write.offset, self.write.commit))
         return m

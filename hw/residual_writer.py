@@ -43,7 +43,7 @@ class ResidualWriter(wiring.Component):
         geometry: Sizes of the machine.
 
     Members:
-        configuration: ``In(Configuration())``.
+        configuration: ``In(Configuration(geometry))``.
         valid: ``In(1)``, a beat starts.
         tag: ``In(1)``, its configuration bank.
         advance: ``In(Advance)``, how it follows the beat before.
@@ -64,7 +64,7 @@ class ResidualWriter(wiring.Component):
         self.geometry = geometry
         super().__init__(
             {
-                "configuration": In(Configuration()),
+                "configuration": In(Configuration(geometry)),
                 "valid": In(1),
                 "tag": In(1),
                 "advance": In(Advance),
@@ -80,13 +80,13 @@ class ResidualWriter(wiring.Component):
         """The address of the beat first, then its memory steps."""
         m = Module()
         g = self.geometry
-        banks = ConfigurationBanks(m, self.configuration, _FIELDS)
+        banks = ConfigurationBanks(self.geometry, m, self.configuration, _FIELDS)
         valid = delay_line(m, self.valid, self.VALUE_DELAY, name="valid", reset=True)
         slot = delay_line(m, self.slot, 1, name="slot")
         m.d.comb += [self.group.enable.eq(valid[1]), self.group.slot.eq(slot[1])]
 
         fields = banks.select(self.tag)
-        m.submodules.address = generator = AddressGenerator()
+        m.submodules.address = generator = AddressGenerator(g)
         words = Mux(fields["raw"], g.raw_planes, 1)
         m.d.comb += [
             generator.valid.eq(self.valid),
@@ -107,7 +107,8 @@ class ResidualWriter(wiring.Component):
         now = Signal.like(step)
         done = Signal()
         works = Signal()
-        steps = Mux(fields["raw"], g.raw_planes, fields["scatter_groups"])
+        groups = fields["scatter_groups"] if g.scatter else 1
+        steps = Mux(fields["raw"], g.raw_planes, groups)
         m.d.comb += [
             works.eq((begins | busy) & fields["residual_out"]),
             now.eq(Mux(begins, 0, step)),
@@ -121,11 +122,13 @@ class ResidualWriter(wiring.Component):
             m.d.sync += self.residual.address.eq(
                 Mux(begins, generator.address, self.residual.address) + Mux(begins, 0, further)
             )
-            lanes = lanes_of_group(fields["scatter_groups"], now, self.group.data)
+            lanes = lanes_of_group(self.geometry, fields["scatter_groups"], now, self.group.data)
             m.d.sync += self.residual.mask.eq(lanes)
+            extended = [Signal(signed(32), name=f"raw_{lane}") for lane in range(g.lanes)]
             for lane, value in enumerate(self.values):
+                m.d.comb += extended[lane].eq(value)
                 plane = Mux(fields["raw"], now, 0)[: exact_log2(g.raw_planes)]
                 m.d.sync += self.residual.data[lane].eq(
-                    value[:32].word_select(plane, g.residual_bits)
+                    extended[lane].word_select(plane, g.residual_bits)
                 )
         return m

@@ -6,9 +6,10 @@ from amaranth import Cat, Const, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from palquant.hw import isa
 from palquant.hw.config import DIGIT_BITS, Geometry
-from palquant.hw.isa import ADDRESS_BITS, PoolOperation, Source
-from palquant.hw.layouts import ARRAY_CONTROL, COMPUTE, POOL_CONTROL, Configuration
+from palquant.hw.isa import PoolOperation, Source
+from palquant.hw.layouts import ARRAY_CONTROL, POOL_CONTROL, Configuration, struct
 from palquant.hw.loops import LoopNest
 from palquant.hw.registers import Activity
 from palquant.hw.walk import WindowWalk
@@ -31,15 +32,15 @@ class Sequencer(wiring.Component):
         geometry: Sizes of the machine.
 
     Members:
-        instruction: ``In(stream.Signature(COMPUTE))``.
+        instruction: ``In(stream.Signature(struct(isa.COMPUTE, geometry)))``.
         complete: ``In(1)``, strobe: the oldest instruction under way has completed.
-        configuration: ``Out(Configuration())``, in the cycle after ``instruction`` was taken and
-            before its first word.
+        configuration: ``Out(Configuration(geometry))``, in the cycle after ``instruction`` was
+            taken and before its first word.
         array: ``Out(ARRAY_CONTROL)``.
         pool: ``Out(POOL_CONTROL)``; never valid along with ``array``.
-        address: ``Out(20)``, activation word for ``array``, residual word for ``pool``. This and
-            what follows come along with either's ``valid``.
-        weight_address: ``Out(20)``, weight word.
+        address: ``Out(address_bits)``, activation word for ``array``, residual word for ``pool``.
+            This and what follows come along with either's ``valid``.
+        weight_address: ``Out(address_bits)``, weight word.
         padding: ``Out(1)``, the tap lies outside the input: ``address`` is not to be read.
         pad_word: ``Out(2 * tin)``, what the array sees instead.
         activity: ``Out(Activity)``, what the cycle before went to; a word counts when it appears.
@@ -50,13 +51,13 @@ class Sequencer(wiring.Component):
         self.geometry = geometry
         super().__init__(
             {
-                "instruction": In(stream.Signature(COMPUTE)),
+                "instruction": In(stream.Signature(struct(isa.COMPUTE, geometry))),
                 "complete": In(1),
-                "configuration": Out(Configuration()),
+                "configuration": Out(Configuration(geometry)),
                 "array": Out(ARRAY_CONTROL),
                 "pool": Out(POOL_CONTROL),
-                "address": Out(ADDRESS_BITS),
-                "weight_address": Out(ADDRESS_BITS),
+                "address": Out(geometry.address_bits),
+                "weight_address": Out(geometry.address_bits),
                 "padding": Out(1),
                 "pad_word": Out(geometry.activation_bits_per_word),
                 "activity": Out(Activity),
@@ -69,7 +70,9 @@ class Sequencer(wiring.Component):
         m = Module()
         m.submodules.loops = loops = LoopNest(self.geometry)
         m.submodules.walk = walk = WindowWalk(self.geometry)
-        f = Signal(COMPUTE, reset_less=True)
+        f = self.instruction.payload  # which stays where instructions do not overlap
+        if self.geometry.overlap:
+            f = Signal(struct(isa.COMPUTE, self.geometry), reset_less=True)
         tag = Signal()
         pooling = Signal()
         load = Signal()
@@ -91,7 +94,9 @@ class Sequencer(wiring.Component):
             self.configuration.tag.eq(tag),
         ]
         paced = self._elaborate_pace(m, f, pooling, issue & loops.emit)
-        self._elaborate_states(m, f, tag, load, issue, ready=~loops.emit | paced, loops=loops)
+        # Where beats settle, their sums stay in the array until they are gone.
+        ready = paced if self.geometry.settles else ~loops.emit | paced
+        self._elaborate_states(m, f, tag, load, issue, ready=ready, loops=loops)
         self._elaborate_controls(m, f, tag, pooling, load, issue, loops)
         self._elaborate_padding(m, f, load, issue, loops, walk)
         return m
@@ -146,8 +151,9 @@ class Sequencer(wiring.Component):
             m.d.sync += running.eq(0)
         with m.If(taken):
             following = self.instruction.payload
+            if self.geometry.overlap:
+                m.d.sync += f.eq(following)
             m.d.sync += [
-                f.eq(following),
                 tag.eq(~tag),
                 setting_up.eq(1),
                 drains.eq(following.drain | (following.source != f.source)),
@@ -217,18 +223,18 @@ class Sequencer(wiring.Component):
         """
         g = self.geometry
         width = g.activation_bits_per_word
-        rows, columns = Signal.like(f.input_rows), Signal.like(f.input_columns)
+        rows, columns = f.input_rows, f.input_columns
+        if g.overlap:
+            rows, columns = Signal.like(rows), Signal.like(columns)
+            with m.If(load):
+                m.d.sync += [rows.eq(f.input_rows), columns.eq(f.input_columns)]
         lanes = Signal(width)
         last_chunk = Signal()
         digit = Signal(DIGIT_BITS)
         unused = Signal(range(g.tin + 1))
         m.d.comb += unused.eq(g.tin - f.last_lanes)
         with m.If(load):
-            m.d.sync += [
-                rows.eq(f.input_rows),
-                columns.eq(f.input_columns),
-                lanes.eq(Const((1 << width) - 1, width) >> Cat(Const(0, 1), unused)),
-            ]
+            m.d.sync += lanes.eq(Const((1 << width) - 1, width) >> Cat(Const(0, 1), unused))
         with m.If(issue):
             m.d.sync += [
                 last_chunk.eq(loops.last_chunk),

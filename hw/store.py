@@ -11,7 +11,7 @@ from palquant.hw import isa
 from palquant.hw.axi import LENGTH_BITS, BurstSplitter, WriteChannels, address_constants
 from palquant.hw.config import Geometry
 from palquant.hw.isa import Base
-from palquant.hw.layouts import MEMORY_BITS, TRANSFER, StoreRead
+from palquant.hw.layouts import MEMORY_BITS, StoreRead, struct
 from palquant.hw.registers import ErrorCode, Stall
 from palquant.hw.transfer import STORABLE, Fault, Regions, RowWalker
 
@@ -32,8 +32,8 @@ class StoreEngine(wiring.Component):
         geometry: Sizes of the machine.
 
     Members:
-        instruction: ``In(stream.Signature(TRANSFER))``.
-        regions: ``In(Regions())``.
+        instruction: ``In(stream.Signature(struct(isa.TRANSFER, geometry)))``.
+        regions: ``In(Regions(geometry))``.
         read: ``Out(StoreRead(geometry))``.
         bus: ``Out(WriteChannels(bus_bits))``.
         halt: ``In(1)``. Begin no further burst; end those begun with beats that write nothing.
@@ -54,8 +54,8 @@ class StoreEngine(wiring.Component):
     def __init__(self, geometry: Geometry) -> None:
         super().__init__(
             {
-                "instruction": In(stream.Signature(TRANSFER)),
-                "regions": In(Regions()),
+                "instruction": In(stream.Signature(struct(isa.TRANSFER, geometry))),
+                "regions": In(Regions(geometry)),
                 "read": Out(StoreRead(geometry)),
                 "bus": Out(WriteChannels(geometry.bus_bits)),
                 "halt": In(1),
@@ -110,7 +110,7 @@ class StoreEngine(wiring.Component):
         # Ask for its beats as long as the buffer has room for them. When halted, go through the
         # same motions without the memory, which may have stopped to answer.
         memory = Signal(MEMORY_BITS)
-        local = Signal(isa.ADDRESS_BITS)
+        local = Signal(self._geometry.address_bits)
         left = Signal(LENGTH_BITS)
         room = Signal(range(_BUFFER_BEATS + 1), init=_BUFFER_BEATS)
         asked = Signal()

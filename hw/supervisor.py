@@ -8,7 +8,7 @@ from amaranth import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from palquant.hw import isa
+from palquant.hw.config import Geometry
 from palquant.hw.registers import ErrorCode
 
 #: Who can end a run with an error, the first named first where several do in the same cycle.
@@ -18,14 +18,18 @@ SOURCES = ("fetch", "load", "compute", "store", "tokens", "bus", "watchdog")
 class Report(wiring.Signature):
     """An error that ends the run, and whose it is.
 
+    Parameters:
+        geometry: Sizes of the machine.
+
     Members:
         valid: ``Out(1)``. The first cycle in which any report is valid counts.
         code: ``Out(ErrorCode)``.
-        offset: ``Out(32)``, image offset of the instruction at fault.
+        offset: ``Out(dram_bits)``, image offset of the instruction at fault.
     """
 
-    def __init__(self) -> None:
-        super().__init__({"valid": Out(1), "code": Out(ErrorCode), "offset": Out(isa.DRAM_BITS)})
+    def __init__(self, geometry: Geometry) -> None:
+        offset = Out(geometry.dram_bits)
+        super().__init__({"valid": Out(1), "code": Out(ErrorCode), "offset": offset})
 
 
 class Supervisor(wiring.Component):
@@ -38,12 +42,16 @@ class Supervisor(wiring.Component):
     The doorbell shows in ``busy`` and ``done`` from the cycle after ``start``. The end of a run
     shows three cycles after its last, when the counters have counted all of it.
 
+    Parameters:
+        geometry: Sizes of the machine.
+        sources: Who can end a run with an error.
+
     Members:
         start: ``In(1)``, strobe. Without effect while busy or after an error.
         reset: ``In(1)``, strobe.
         finished: ``In(1)``, strobe: the run is complete.
         quiet: ``In(1)``. Nothing is outstanding on the bus.
-        report_*: ``In(Report())``, for each of ``SOURCES``.
+        report_*: ``In(Report(geometry))``, for each of ``SOURCES``.
         clear: ``Out(1)``, resets the machine.
         starting: ``Out(1)``, from the cycle after ``start`` to ``go``. Settings must not change.
         go: ``Out(1)``, strobe: begin, in the cycle after ``clear``.
@@ -54,12 +62,13 @@ class Supervisor(wiring.Component):
         error: ``Out(1)``.
         resetting: ``Out(1)``.
         code: ``Out(ErrorCode)``, NONE unless ``error``.
-        offset: ``Out(32)``, of the instruction at fault; 0 unless ``error``.
+        offset: ``Out(dram_bits)``, of the instruction at fault; 0 unless ``error``.
         ended: ``Out(1)``, strobe: done.
         failed: ``Out(1)``, strobe: error.
     """
 
-    def __init__(self, sources: Iterable[str] = SOURCES) -> None:
+    def __init__(self, geometry: Geometry, sources: Iterable[str] = SOURCES) -> None:
+        self._geometry = geometry
         self._sources = tuple(sources)
         super().__init__(
             {
@@ -67,7 +76,7 @@ class Supervisor(wiring.Component):
                 "reset": In(1),
                 "finished": In(1),
                 "quiet": In(1),
-                **{f"report_{name}": In(Report()) for name in self._sources},
+                **{f"report_{name}": In(Report(geometry)) for name in self._sources},
                 "clear": Out(1),
                 "starting": Out(1),
                 "go": Out(1),
@@ -78,11 +87,16 @@ class Supervisor(wiring.Component):
                 "error": Out(1),
                 "resetting": Out(1),
                 "code": Out(ErrorCode),
-                "offset": Out(isa.DRAM_BITS),
+                "offset": Out(geometry.dram_bits),
                 "ended": Out(1),
                 "failed": Out(1),
             }
         )
+
+    @property
+    def geometry(self) -> Geometry:
+        """Sizes of the machine."""
+        return self._geometry
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -98,7 +112,7 @@ class Supervisor(wiring.Component):
         m.d.sync += settled.eq(self.quiet & self.halt)
         failing = Signal()
         code = Signal(ErrorCode)
-        offset = Signal(isa.DRAM_BITS)
+        offset = Signal(self._geometry.dram_bits)
         for name in reversed(self._sources):
             report = getattr(self, f"report_{name}")
             with m.If(report.valid):
@@ -107,7 +121,7 @@ class Supervisor(wiring.Component):
         # What the last cycle of a run came to.
         failed = Signal()
         first_code = Signal(ErrorCode)
-        first_offset = Signal(isa.DRAM_BITS)
+        first_offset = Signal(self._geometry.dram_bits)
 
         def forget() -> None:
             m.d.sync += [self.done.eq(0), self.error.eq(0)]

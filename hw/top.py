@@ -27,6 +27,18 @@ def _ports(prefix: str, signature: wiring.Signature) -> dict[str, wiring.Member]
     return {prefix + name: member for name, member in signature.members.items()}
 
 
+def held_bits(geometry: Geometry) -> dict[str, int]:
+    """Bits that the machine holds of its settings, by register."""
+    addresses = ("image_address", "input_address", "output_address")
+    strides = ("input_stride", "output_stride")
+    return {
+        **dict.fromkeys(addresses, geometry.dram_bits),
+        **dict.fromkeys(strides, geometry.dram_bits if geometry.repeats else 0),
+        "image_count": geometry.count_bits,
+        "watchdog_limit": geometry.watchdog_bits,
+    }
+
+
 def connect_ports(
     m: Module, component: wiring.Component, prefix: str, interface: wiring.PureInterface
 ) -> None:
@@ -84,8 +96,10 @@ class Accelerator(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Registers and supervisor around a core that they can reset."""
         m = Module()
-        m.submodules.registers = registers = RegisterFile(REGISTERS)
-        m.submodules.supervisor = supervisor = Supervisor()
+        m.submodules.registers = registers = RegisterFile(
+            REGISTERS, held_bits(self._geometry), registered=self._geometry.overlap
+        )
+        m.submodules.supervisor = supervisor = Supervisor(self._geometry)
         core = Core(self._geometry, self._compute)
         m.submodules.core = ResetInserter(supervisor.clear)(core)
 
@@ -142,7 +156,7 @@ class Accelerator(wiring.Component):
                 m, getattr(core, f"report_{name}"), getattr(supervisor, f"report_{name}")
             )
         # The last look before an error ends the run stays.
-        for name in REGISTERS["STALL"].fields:
+        for name in REGISTERS["STALL"].fields if self._geometry.diagnosis else ():
             signal = getattr(registers, f"stall_{name}")
             with m.If(~supervisor.halt):
                 m.d.sync += signal.eq(core.stall[name])

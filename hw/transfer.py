@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
-from amaranth import Array, Cat, Module, Mux, Signal, Value
+from amaranth import Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from palquant.hw import isa
-from palquant.hw.axi import ADDRESS_BITS, ROW
+from palquant.hw.axi import row_layout
 from palquant.hw.config import Geometry
 from palquant.hw.isa import Base, Memory, memory_beats
-from palquant.hw.layouts import READABLE, TRANSFER
+from palquant.hw.layouts import READABLE, struct
 from palquant.hw.registers import ErrorCode
 
 #: Memories that LOAD can write.
@@ -24,19 +25,22 @@ STORABLE = READABLE
 class Regions(wiring.Signature):
     """Where things lie in DRAM; constant while anything is under way.
 
+    Parameters:
+        geometry: Sizes of the machine.
+
     Members:
-        image: ``Out(32)``, byte address of the memory image.
-        input: ``Out(32)``, byte address of the current image's input.
-        output: ``Out(32)``, byte address of the current image's output.
-        image_bytes: ``Out(32)``, size of the memory image.
-        input_bytes: ``Out(32)``, size of one image's input.
-        output_bytes: ``Out(32)``, size of one image's output.
+        image: ``Out(dram_bits)``, byte address of the memory image.
+        input: ``Out(dram_bits)``, byte address of the current image's input.
+        output: ``Out(dram_bits)``, byte address of the current image's output.
+        image_bytes: ``Out(dram_bits)``, size of the memory image.
+        input_bytes: ``Out(dram_bits)``, size of one image's input.
+        output_bytes: ``Out(dram_bits)``, size of one image's output.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, geometry: Geometry) -> None:
         names = ("image", "input", "output")
         super().__init__(
-            {name + suffix: Out(ADDRESS_BITS) for suffix in ("", "_bytes") for name in names}
+            {name + suffix: Out(geometry.dram_bits) for suffix in ("", "_bytes") for name in names}
         )
 
 
@@ -59,8 +63,8 @@ class RowWalker(wiring.Component):
 
     Up to one row a cycle. A row that is misaligned, leaves its region of DRAM or the on-chip
     memory, or wraps around either address space is a fault, as is a transfer of nothing, or one
-    between regions and memories that this engine does not connect. After a fault nothing more
-    comes out.
+    between regions and memories that this engine does not connect. Without checks, only a region
+    that leaves the address space makes rows wrap around it. After a fault nothing more comes out.
     The next instruction is taken when all rows of the one before are checked, so a fault concerns
     the newest instruction.
 
@@ -70,9 +74,9 @@ class RowWalker(wiring.Component):
         bases: DRAM regions that the engine may use.
 
     Members:
-        instruction: ``In(stream.Signature(TRANSFER))``.
-        regions: ``In(Regions())``.
-        rows: ``Out(stream.Signature(ROW))``.
+        instruction: ``In(stream.Signature(struct(isa.TRANSFER, geometry)))``.
+        regions: ``In(Regions(geometry))``.
+        rows: ``Out(stream.Signature(row_layout(geometry)))``.
         fault: ``Out(Fault())``, until reset.
         busy: ``Out(1)``. An instruction is being walked.
     """
@@ -85,9 +89,9 @@ class RowWalker(wiring.Component):
     ) -> None:
         super().__init__(
             {
-                "instruction": In(stream.Signature(TRANSFER)),
-                "regions": In(Regions()),
-                "rows": Out(stream.Signature(ROW)),
+                "instruction": In(stream.Signature(struct(isa.TRANSFER, geometry))),
+                "regions": In(Regions(geometry)),
+                "rows": Out(stream.Signature(row_layout(geometry))),
                 "fault": Out(Fault()),
                 "busy": Out(1),
             }
@@ -112,24 +116,35 @@ class RowWalker(wiring.Component):
         return self._bases
 
     def elaborate(self, platform: object) -> Module:
-        """Three stages: where the row lies, where it ends, whether that is allowed."""
+        """Three stages: where the row lies, where it ends, whether that is allowed.
+
+        Where nothing moves, there is one row of one instruction at a time, and they are one stage.
+        """
         m = Module()
-        byte_bits = self._geometry.bus_bytes.bit_length() - 1
+        g = self._geometry
+        byte_bits = g.bus_bytes.bit_length() - 1
+        dram_bits, address_bits = g.dram_bits, g.address_bits
 
         # First stage: the row's offsets. Their top bit says that they wrapped around.
-        transfer = Signal(TRANSFER)
+        transfer = self.instruction.payload  # which stays where instructions do not overlap
+        if g.overlap:
+            transfer = Signal(struct(isa.TRANSFER, g))
         active = Signal()
         left = Signal.like(transfer.rows)
-        offset = Signal(ADDRESS_BITS + 1)
-        local = Signal(isa.ADDRESS_BITS + 1)
+        offset: Any = transfer.dram_offset
+        local: Any = transfer.address
+        # Otherwise there is one row, all of it in the instruction: nothing is kept in registers.
+        moves = g.strided or g.overlap
+        if moves:
+            offset, local = Signal(dram_bits + 1), Signal(address_bits + 1)
 
         # Second stage: the row's ends.
         placed = Signal()
-        row = Signal(ROW)
-        start = Signal(ADDRESS_BITS + 1)
-        region_end = Signal(ADDRESS_BITS + 2)
-        local_end = Signal(isa.ADDRESS_BITS + 2)
-        region_bytes = Signal(ADDRESS_BITS)
+        row = Signal(row_layout(self._geometry))
+        start = Signal(dram_bits + 1)
+        region_end = Signal(dram_bits + 2)
+        local_end = Signal(address_bits + 2)
+        region_bytes = Signal(dram_bits)
         illegal = Signal()
         unusable = Signal()
 
@@ -141,42 +156,50 @@ class RowWalker(wiring.Component):
             self.busy.eq(active | placed | self.rows.valid),
             self.fault.newest.eq(1),
         ]
-        regions = self.regions
-        region = Array([regions.image, regions.input, regions.output, regions.image])[transfer.base]
-        sizes = [regions.image_bytes, regions.input_bytes, regions.output_bytes]
+        # Another base than those is a fault, whatever its region.
+        region = self._of_base(transfer.base, "")
+        size = self._of_base(transfer.base, "_bytes")
         row_bytes = transfer.row_beats << byte_bits
-        with m.If(placed_free & ~stopped):
-            m.d.sync += [
-                placed.eq(active),
-                row.beats.eq(transfer.row_beats),
-                row.memory.eq(transfer.memory),
-                row.local.eq(local),
-                row.last.eq(left == 1),
-                start.eq(region + offset),
-                region_end.eq(offset + row_bytes),
-                local_end.eq(local + transfer.row_beats),
-                region_bytes.eq(Array([*sizes, 0])[transfer.base]),
-                illegal.eq((transfer.rows == 0) | (transfer.row_beats == 0)),
-                unusable.eq(
-                    ~self._one_of(transfer.memory, self._memories)
-                    | ~self._one_of(transfer.base, self._bases)
-                    | transfer.dram_stride[:byte_bits].any()
-                ),
-                left.eq(left - 1),
-                offset.eq(offset + transfer.dram_stride),
-                local.eq(local + transfer.stride),
-            ]
-            with m.If(active & (left <= 1)):
-                m.d.sync += active.eq(0)
+        placing = [
+            placed.eq(active),
+            row.beats.eq(transfer.row_beats),
+            row.memory.eq(transfer.memory),
+            row.local.eq(local),
+            row.last.eq((left == 1) if moves else 1),
+            start.eq(region + offset),
+            region_end.eq(offset + row_bytes),
+            local_end.eq(local + transfer.row_beats),
+            region_bytes.eq(size),
+            illegal.eq((transfer.rows == 0) | (transfer.row_beats == 0)),
+            unusable.eq(
+                ~self._one_of(transfer.memory, self._memories)
+                | ~self._one_of(transfer.base, self._bases)
+                | transfer.dram_stride[:byte_bits].any()
+            ),
+        ]
+        if moves:
+            with m.If(placed_free & ~stopped):
+                m.d.sync += [*placing, left.eq(left - 1)]
+                if g.strided:
+                    m.d.sync += [
+                        offset.eq(offset + transfer.dram_stride),
+                        local.eq(local + transfer.stride),
+                    ]
+                with m.If(active & (left <= 1)):
+                    m.d.sync += active.eq(0)
+        else:
+            m.d.comb += placing
         with m.If(self.instruction.ready & self.instruction.valid):
             taken = self.instruction.payload
-            m.d.sync += [
-                transfer.eq(taken),
-                active.eq(1),
-                left.eq(taken.rows),
-                offset.eq(taken.dram_offset),
-                local.eq(taken.address),
-            ]
+            m.d.sync += active.eq(1)
+            if g.overlap:
+                m.d.sync += transfer.eq(taken)
+            if moves:
+                m.d.sync += [
+                    left.eq(taken.rows),
+                    offset.eq(taken.dram_offset),
+                    local.eq(taken.address),
+                ]
 
         # Third stage: the verdict.
         limit = Signal(range(max(self._limits().values()) + 1))
@@ -185,29 +208,51 @@ class RowWalker(wiring.Component):
                 with m.Case(memory):
                     m.d.comb += limit.eq(beats)
         outside = Signal()
-        last_byte = Signal(ADDRESS_BITS + 1)
-        m.d.comb += [
-            last_byte.eq(start[:ADDRESS_BITS] + (row.beats << byte_bits) - 1),
-            outside.eq(
-                unusable
-                | start[:byte_bits].any()
-                | start[ADDRESS_BITS]
-                | last_byte[ADDRESS_BITS]
-                | (region_end > region_bytes)
-                | (local_end > limit)
-            ),
-        ]
-        with m.If(out_free & ~stopped):
-            m.d.sync += [
-                self.rows.valid.eq(placed & ~illegal & ~outside),
-                self.rows.payload.eq(row),
-                self.rows.payload.address.eq(start),
-                self.fault.valid.eq(placed & (illegal | outside)),
-                self.fault.code.eq(Mux(illegal, ErrorCode.OPCODE, ErrorCode.ADDRESS)),
+        wraps = Signal()
+        last_byte = Signal(dram_bits + 1)
+        if g.checks:  # a row that lies inside its region wraps around if its region does
+            m.d.comb += [
+                last_byte.eq(start[:dram_bits] + (row.beats << byte_bits) - 1),
+                wraps.eq(start[dram_bits] | last_byte[dram_bits]),
             ]
-        with m.Elif(self.rows.ready):
-            m.d.sync += self.rows.valid.eq(0)
+        m.d.comb += outside.eq(
+            unusable
+            | start[:byte_bits].any()
+            | wraps
+            | (region_end > region_bytes)
+            | (local_end > limit)
+        )
+        good = [
+            self.rows.valid.eq(placed & ~illegal & ~outside),
+            self.rows.payload.eq(row),
+            self.rows.payload.address.eq(start),
+        ]
+        bad = [
+            self.fault.valid.eq(placed & (illegal | outside)),
+            self.fault.code.eq(Mux(illegal, ErrorCode.OPCODE, ErrorCode.ADDRESS)),
+        ]
+        if moves:
+            with m.If(out_free & ~stopped):
+                m.d.sync += [*good, *bad]
+            with m.Elif(self.rows.ready):
+                m.d.sync += self.rows.valid.eq(0)
+        else:
+            m.d.comb += good
+            with m.If(~stopped):
+                m.d.sync += bad
+            with m.If(self.rows.valid & self.rows.ready):
+                m.d.sync += active.eq(0)
         return m
+
+    def _of_base(self, base: Value, suffix: str) -> Value:
+        """Start or size of the region that a base names."""
+        first, *others = (
+            (member, getattr(self.regions, member.name.lower() + suffix)) for member in self._bases
+        )
+        value: Value = first[1]
+        for member, candidate in others:
+            value = Mux(base == member, candidate, value)
+        return value
 
     def _limits(self) -> dict[Memory, int]:
         return {memory: memory_beats(self._geometry, memory) for memory in self._memories}

@@ -9,6 +9,8 @@ fast with its expressions left alone. So this is the same conversion without the
 
 from __future__ import annotations
 
+import re
+
 from amaranth._toolchain.yosys import find_yosys
 from amaranth.back import rtlil
 from amaranth.lib import wiring
@@ -18,6 +20,12 @@ __all__ = ["convert"]
 #: Attributes that say where in the Python sources something comes from, or that matter to Amaranth
 #: alone.
 _INTERNAL_ATTRIBUTES = ("generator", "top", "src", "amaranth.hierarchy", "amaranth.decoding")
+
+#: A memory for iCE40's single-port RAM, which is empty at power-on: initial values, which Amaranth
+#: gives every memory, would keep it from there.
+_LARGE_MEMORY = re.compile(
+    r'(^ *\(\* ram_style = "huge" \*\)\n.*?;\n) *initial begin\n(?:.*? = .*?;\n)* *end\n', re.M
+)
 
 #: Yosys releases that read what this Amaranth writes.
 _OLDEST_YOSYS = (0, 40)
@@ -46,4 +54,4 @@ def convert(component: wiring.Component, name: str) -> str:
     yosys = find_yosys(lambda version: version >= _OLDEST_YOSYS)
     # Yosys warns that not all processes can be written as Verilog; Amaranth's can.
     result: str = yosys.run(["-q", "-"], "\n".join(script), ignore_warnings=True)
-    return result
+    return _LARGE_MEMORY.sub(r"\1", result)

@@ -8,24 +8,28 @@ from amaranth.lib.wiring import In, Out
 
 from palquant.hw import isa
 from palquant.hw.config import Geometry
-from palquant.hw.isa import ADDRESS_BITS, Source
-from palquant.hw.layouts import COMPUTE
+from palquant.hw.isa import Source
+from palquant.hw.layouts import struct
 from palquant.hw.loops import ENTRY
 
-__all__ = ["COORDINATE_BITS", "WindowWalk"]
+__all__ = ["WindowWalk", "coordinate_bits"]
 
-_FIELDS = {item.name: item for item in isa.COMPUTE.fields}
 
-#: Signed bits that hold every row and column that an instruction can reach: where its window
-#: starts, plus strides, plus the window's extent.
-COORDINATE_BITS = 1 + max(
-    (
-        _FIELDS[f"first_{axis}"].max
-        + _FIELDS[f"output_{axis}s"].max * _FIELDS[f"stride_{axis}s"].max
-        + _FIELDS[f"kernel_{axis}s"].max
-    ).bit_length()
-    for axis in ("row", "column")
-)
+def coordinate_bits(geometry: Geometry) -> int:
+    """Signed bits that hold every row and column that an instruction can reach.
+
+    That is where its window starts, plus strides, plus the window's extent.
+    """
+    most = {item.name: item.held(geometry).max for item in isa.COMPUTE.fields}
+    return 1 + max(
+        (
+            most[f"first_{axis}"]
+            + most[f"output_{axis}s"] * most[f"stride_{axis}s"]
+            + most[f"kernel_{axis}s"]
+        ).bit_length()
+        for axis in ("row", "column")
+    )
+
 
 #: Loops of the activation or residual address, outermost first. Each remembers the address at
 #: which its present round began.
@@ -62,32 +66,33 @@ class WindowWalk(wiring.Component):
         geometry: Sizes of the machine.
 
     Members:
-        fields: ``In(COMPUTE)``, the instruction; stable from ``load`` to the last ``step``.
+        fields: ``In(struct(isa.COMPUTE, geometry))``, the instruction; stable from ``load``
+            to the last ``step``.
         load: ``In(1)``, strobe: prepare for the instruction's first word.
         step: ``In(1)``, strobe: move to the word that ``entry`` describes, in the next cycle.
         entry: ``In(ENTRY)``, of the loop nest that ``load`` and ``step`` go to as well.
         first_weight_digit: ``In(2)``, of the same.
         first_activation_digit: ``In(2)``, of the same.
-        address: ``Out(20)``, activation word or residual word.
-        weight_address: ``Out(20)``, weight word.
-        row: ``Out(signed(COORDINATE_BITS))``, input row of the word's tap.
-        column: ``Out(signed(COORDINATE_BITS))``, its input column.
+        address: ``Out(address_bits)``, activation word or residual word.
+        weight_address: ``Out(address_bits)``, weight word.
+        row: ``Out(signed(coordinate_bits(geometry)))``, input row of the word's tap.
+        column: ``Out(signed(coordinate_bits(geometry)))``, its input column.
     """
 
     def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
         super().__init__(
             {
-                "fields": In(COMPUTE),
+                "fields": In(struct(isa.COMPUTE, geometry)),
                 "load": In(1),
                 "step": In(1),
                 "entry": In(ENTRY),
                 "first_weight_digit": In(2),
                 "first_activation_digit": In(2),
-                "address": Out(ADDRESS_BITS),
-                "weight_address": Out(ADDRESS_BITS),
-                "row": Out(signed(COORDINATE_BITS)),
-                "column": Out(signed(COORDINATE_BITS)),
+                "address": Out(geometry.address_bits),
+                "weight_address": Out(geometry.address_bits),
+                "row": Out(signed(coordinate_bits(geometry))),
+                "column": Out(signed(coordinate_bits(geometry))),
             }
         )
 
@@ -102,10 +107,10 @@ class WindowWalk(wiring.Component):
         return m
 
     def _elaborate_input(self, m: Module, pooling: Signal) -> None:
-        f, entry = self.fields, self.entry
-        starts = {name: Signal(ADDRESS_BITS, name=f"{name}_start") for name in _LEVELS}
-        start, step, address = Signal(ADDRESS_BITS), Signal(ADDRESS_BITS), Signal(ADDRESS_BITS)
-        down = Signal(ADDRESS_BITS)
+        f, entry, bits = self.fields, self.entry, self.geometry.address_bits
+        starts = {name: Signal(bits, name=f"{name}_start") for name in _LEVELS}
+        start, step, address = Signal(bits), Signal(bits), Signal(bits)
+        down = Signal(bits)
         entered = {
             "output_chunk": entry.start | entry.output_chunk,
             "output_row": entry.output_row,
@@ -151,12 +156,12 @@ class WindowWalk(wiring.Component):
             m.d.sync += starts["output_chunk"].eq(f.input_origin + digit)
 
     def _elaborate_weight(self, m: Module) -> None:
-        f, entry = self.fields, self.entry
+        f, entry, bits = self.fields, self.entry, self.geometry.address_bits
         chunk_start, pass_start, digit_start = (
-            Signal(ADDRESS_BITS, name=f"weight_{name}_start") for name in ("chunk", "pass", "digit")
+            Signal(bits, name=f"weight_{name}_start") for name in ("chunk", "pass", "digit")
         )
         start, step, address = (
-            Signal(ADDRESS_BITS, name=f"weight_{name}") for name in ("start", "step", "next")
+            Signal(bits, name=f"weight_{name}") for name in ("start", "step", "next")
         )
         chunk_entered, pass_entered = Signal(), Signal()
         result_entered = Signal()

@@ -160,7 +160,7 @@ def _constants() -> str:
             ("`MAGIC`", f"`{isa.MAGIC:#x}`", "first word of a memory image"),
             ("`VERSION`", isa.VERSION, "version of instruction set, memory image and registers"),
             ("`UNIT_BYTES`", isa.UNIT_BYTES, "bytes of one instruction unit"),
-            ("`ADDRESS_BITS`", isa.ADDRESS_BITS, "on-chip addresses; address arithmetic wraps"),
+            ("`ADDRESS_BITS`", isa.ADDRESS_BITS, "on-chip addresses, at most"),
         ),
     )
 

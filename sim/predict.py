@@ -195,7 +195,8 @@ def predict(image: MemoryImage, bus: Bus | None = None, images: int = 1) -> Pred
     Raises:
         ExecutionError: The program cannot be decoded, or waits for itself.
         ImageError: The header does not fit the geometry.
-        InputError: No image, or a bus that stalls, mixes its answers, or fails.
+        InputError: No image, a bus that stalls, mixes its answers, or fails, or a machine whose
+            instructions do not overlap.
     """
     bus = bus or Bus()
     if bus != Bus(latency=bus.latency, seed=bus.seed):
@@ -205,6 +206,11 @@ def predict(image: MemoryImage, bus: Bus | None = None, images: int = 1) -> Pred
     if images < 1:
         raise InputError(f"images must be at least 1, not {images}")
     geometry = image.geometry
+    if not geometry.overlap:
+        raise InputError(
+            f"cycles of geometry {geometry.name} cannot be predicted: its instructions do not "
+            "overlap"
+        )
     emulator = Emulator(geometry, image.data)
     programs = [
         (emulator.program[0][0], _instructions(emulator.program, 0)),

@@ -9,7 +9,7 @@ from enum import Enum, auto
 from palquant.hw import isa
 from palquant.hw.config import Geometry
 from palquant.hw.isa import Opcode
-from palquant.hw.prefetch import BUFFER_UNITS, BURST_UNITS
+from palquant.hw.prefetch import BURST_UNITS
 from palquant.hw.tokens import Engine
 from palquant.sim.predict_events import ENGINES, Clock, Dispatch, Instruction
 from palquant.sim.predict_transfer import ReadChannel
@@ -51,7 +51,7 @@ class PrefetchModel:
 
     def __init__(self, clock: Clock, channel: ReadChannel, geometry: Geometry) -> None:
         # As Prefetch.depth and Prefetch.burst_beats.
-        self.depth = BUFFER_UNITS * isa.UNIT_BITS // geometry.bus_bits
+        self.depth = geometry.prefetch_units * isa.UNIT_BITS // geometry.bus_bits
         unit_beats = BURST_UNITS * isa.UNIT_BITS // geometry.bus_bits
         self.burst_beats = min(geometry.burst_beats, unit_beats)
         self._clock = clock

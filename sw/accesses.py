@@ -13,8 +13,6 @@ from palquant.hw import isa
 from palquant.hw.config import PARAMETER_ROWS, Geometry
 from palquant.hw.isa import Base, Memory, Opcode, Source, memory_beats
 
-_WRAP = 1 << isa.ADDRESS_BITS
-
 
 @dataclass(frozen=True)
 class Access:
@@ -113,11 +111,11 @@ def _inputs(f: Mapping[str, int], g: Geometry) -> list[Access]:
     found = [_parameters(f["parameter_slot"], slots, g)]
     if f["source"] == Source.POOL:
         word = g.residual_bits_per_word // 8
-        low, high = _window(f, slots, g.residual_words)
+        low, high = _window(f, slots, g.residual_words, g)
         found.append(Access(Memory.RESIDUAL, low * word, high * word, False))
     else:
         word = g.activation_bits_per_word // 8
-        low, high = _window(f, f["input_chunks"] * f["input_digits"], g.activation_words)
+        low, high = _window(f, f["input_chunks"] * f["input_digits"], g.activation_words, g)
         found.append(Access(Memory.ACTIVATION, low * word, high * word, False))
         size = g.weight_bits_per_word // 8
         end = f["weight_address"] + (f["output_chunks"] - 1) * f["weight_chunk"]
@@ -131,7 +129,7 @@ def _inputs(f: Mapping[str, int], g: Geometry) -> list[Access]:
     return found
 
 
-def _window(f: Mapping[str, int], words: int, depth: int) -> tuple[int, int]:
+def _window(f: Mapping[str, int], words: int, depth: int, geometry: Geometry) -> tuple[int, int]:
     """First word that a COMPUTE's windows may read, and the word behind the last.
 
     A tap's address follows from its input row and column alone if the windows of neighbouring
@@ -143,16 +141,18 @@ def _window(f: Mapping[str, int], words: int, depth: int) -> tuple[int, int]:
         f: Fields of the instruction.
         words: Words that a tap reads.
         depth: Words of the memory.
+        geometry: The machine.
     """
+    wrap = 1 << geometry.address_bits
     for outputs, stride, coordinates, step in (
         ("output_rows", "input_row_stride", "stride_rows", "input_row_step"),
         ("output_columns", "input_pixel_stride", "stride_columns", "input_pixel_step"),
     ):
-        if f[outputs] > 1 and (f[stride] - f[coordinates] * f[step]) % _WRAP:
+        if f[outputs] > 1 and (f[stride] - f[coordinates] * f[step]) % wrap:
             return 0, depth
-    row = _signed(f["input_row_step"])
+    row = _signed(f["input_row_step"], geometry)
     first = f["input_origin"] - f["first_row"] * row - f["first_column"] * f["input_pixel_step"]
-    first %= _WRAP
+    first %= wrap
     down = (f["input_rows"] - 1) * row
     low = first + min(0, down)
     high = first + max(0, down) + (f["input_columns"] - 1) * f["input_pixel_step"] + words
@@ -201,7 +201,7 @@ def _pixels(
         write: Whether it is written.
         g: The machine.
     """
-    row, pixel = _signed(f[f"{prefix}_row_stride"]), f[f"{prefix}_pixel_stride"]
+    row, pixel = _signed(f[f"{prefix}_row_stride"], g), f[f"{prefix}_pixel_stride"]
     down = (f["output_rows"] - 1) * row
     low = start + min(0, down)
     high = start + max(0, down) + (f["output_columns"] - 1) * pixel + words
@@ -213,9 +213,10 @@ def _pixels(
     return Access(memory, low * word, high * word, write, period, width)
 
 
-def _signed(stride: int) -> int:
-    """A stride modulo 2^20 as the step that it is: rows may lie behind each other backwards."""
-    return stride - _WRAP if stride >= _WRAP // 2 else stride
+def _signed(stride: int, geometry: Geometry) -> int:
+    """A stride, modulo the address space, as the step that it is: rows may lie backwards."""
+    wrap = 1 << geometry.address_bits
+    return stride - wrap if stride >= wrap // 2 else stride
 
 
 def _parameters(slot: int, slots: int, g: Geometry) -> Access:

@@ -16,8 +16,6 @@ from palquant.sw.pack import GroupInput
 from palquant.sw.segments import Part, Segment
 from palquant.sw.tile import Place
 
-_WRAP = 1 << isa.ADDRESS_BITS
-
 
 @dataclass
 class TileAddresses:
@@ -80,7 +78,7 @@ def compute_fields(
     if part is not None:
         f |= _part_fields(layer, part, f, group, g)
     if isinstance(layer.operation, Convolution):
-        f |= _weight_fields(layer.operation, f, weight_address)
+        f |= _weight_fields(layer.operation, f, weight_address, g)
         if part is not None:
             f["digit_sum_first"] = f["digit_sum_last"] = part.digit_sum
     column = 0 if part is None else part.column
@@ -131,8 +129,8 @@ def compute_fields(
 
 
 def _stride(layout: TensorLayout, place: Place) -> int:
-    """Words from a tensor's row to the next, modulo 2^20."""
-    return place.step * layout.row_words % _WRAP
+    """Words from a tensor's row to the next, modulo the address space."""
+    return place.step * layout.row_words % (1 << layout.geometry.address_bits)
 
 
 #: Largest value of the field.
@@ -154,7 +152,7 @@ def _part_fields(
     start = f["input_origin"] + part.column * f["input_pixel_stride"]
     start += part.first_chunk * f["input_digits"]
     return {
-        "input_origin": start % _WRAP,
+        "input_origin": start % (1 << g.address_bits),
         "first_column": f["first_column"] + part.column * stride,
         "input_chunks": part.last_chunk - part.first_chunk,
         "last_lanes": f["last_lanes"] if part.last_chunk == chunks else g.tin,
@@ -171,7 +169,7 @@ def _steps(layer: Layer, f: dict[str, int], geometry: Geometry) -> int:
         UnsupportedLayerError: More than the field holds: two code tensors of 8 bits, which both go
             to the same memory, scattered over 8 groups.
     """
-    steps = isa.beat_steps(f, geometry.raw_planes)
+    steps = isa.beat_steps(f, geometry)
     if steps > _STEPS_MAX:
         bits = " and ".join(str(code.bits) for code in layer.codes)
         raise UnsupportedLayerError(
@@ -190,6 +188,7 @@ def _input_fields(
     group: GroupInput | None,
 ) -> dict[str, int]:
     g = network.geometry
+    wrap = 1 << g.address_bits
     node = layer.operation
     layout = network.layouts[network.stored(layer.input)]
     row_step, pixel_step = tile.input_start.step * layout.row_words, layout.pixel_words
@@ -197,9 +196,9 @@ def _input_fields(
     first_column = -node.padding[1]
     start = tile.input_start.word + tile.input_tap * row_step + first_column * pixel_step
     f = {
-        "input_row_step": row_step % _WRAP,
+        "input_row_step": row_step % wrap,
         "input_pixel_step": pixel_step,
-        "input_row_stride": row_step * node.stride[0] % _WRAP,
+        "input_row_stride": row_step * node.stride[0] % wrap,
         "input_pixel_stride": pixel_step * node.stride[1],
         "input_rows": tile.input_rows,
         "input_columns": layer.input_shape.width,
@@ -223,11 +222,13 @@ def _input_fields(
         start += segment.start // g.lanes
         f["source"] = Source.POOL
         f["pool_operation"] = PoolOperation.MAX if maximum else PoolOperation.SUM
-    f["input_origin"] = start % _WRAP
+    f["input_origin"] = start % (1 << g.address_bits)
     return f
 
 
-def _weight_fields(node: Convolution, f: dict[str, int], address: int) -> dict[str, int]:
+def _weight_fields(
+    node: Convolution, f: dict[str, int], address: int, g: Geometry
+) -> dict[str, int]:
     plane = f["kernel_rows"] * f["kernel_columns"] * f["input_chunks"]
     count = isa.digits(node.weight_bits)
     power = node.beta & (node.beta - 1) == 0 and node.beta > 0
@@ -235,7 +236,7 @@ def _weight_fields(node: Convolution, f: dict[str, int], address: int) -> dict[s
     shift = node.beta.bit_length() - 1 if power else node.beta.bit_length()
     return {
         "weight_address": address,
-        "weight_plane": plane,
+        "weight_plane": plane if g.weight_digits > 1 else 0,
         "weight_chunk": plane * count,
         "weight_digits": count,
         "digit_sum_first": f["input_digits"] + count - 2,
@@ -274,7 +275,7 @@ def _code_fields(
         prefix + "to_output": int(buffer is not None),
         prefix + "activation_address": 0 if resident is None else resident.word + offset,
         prefix + "output_address": 0 if buffer is None else buffer.word + offset,
-        prefix + "row_stride": steps.pop() * layout.row_words % _WRAP,
+        prefix + "row_stride": steps.pop() * layout.row_words % (1 << layout.geometry.address_bits),
         prefix + "pixel_stride": layout.pixel_words,
         prefix + "group_stride": layout.group_words if segment.scatter > 1 else 0,
     }

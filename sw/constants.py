@@ -214,7 +214,7 @@ class Constants:
         loads: list[Instruction] = []
         fresh = part is None or (part.begins and part.column == 0)
         if segment not in self._slots or (fresh and not self._stay[Memory.PARAMETER]):
-            loads.append(self._load_parameters(index, layer, segment))
+            loads += self._load_parameters(index, layer, segment)
         if not isinstance(layer.operation, Convolution):
             return Place(self._slots[segment], 0, None), loads
         if segment not in self._words or not self._stay[Memory.WEIGHT]:
@@ -222,7 +222,7 @@ class Constants:
         weight, group = self._words[segment]
         return Place(self._slots[segment], weight, group), loads
 
-    def _load_parameters(self, index: int, layer: Layer, segment: Segment) -> Instruction:
+    def _load_parameters(self, index: int, layer: Layer, segment: Segment) -> list[Instruction]:
         g = self.geometry
         chunks = len(segment.outputs) // g.tout
         self._slots[segment] = self._parameters.allocate(chunks * g.beats)
@@ -231,21 +231,27 @@ class Constants:
         groups = segment.groups if segment.scatter > 1 else np.zeros_like(segment.groups)
         data = pack_parameters(layer, ranges, segment.outputs, groups, g)
         row_beats = g.parameter_bits_per_row // g.bus_bits
-        return Instruction(
-            Opcode.LOAD,
-            {
-                "layer": index,
-                "memory": Memory.PARAMETER,
-                "base": Base.IMAGE,
-                "address": self._slots[segment] * PARAMETER_ROWS * row_beats,
-                "stride": PARAMETER_ROWS * row_beats,
-                "rows": len(data),
-                "row_beats": data.shape[1] // g.bus_bytes,
-                "dram_offset": self._store(segment, Memory.PARAMETER, data.tobytes()),
-                "dram_stride": data.shape[1],
-            },
-            g,
-        )
+        offset = self._store(segment, Memory.PARAMETER, data.tobytes())
+        first = self._slots[segment]
+        rows = len(data) if g.strided else 1
+        strides = {"stride": PARAMETER_ROWS * row_beats, "dram_stride": data.shape[1]}
+        return [
+            Instruction(
+                Opcode.LOAD,
+                {
+                    "layer": index,
+                    "memory": Memory.PARAMETER,
+                    "base": Base.IMAGE,
+                    "address": (first + done) * PARAMETER_ROWS * row_beats,
+                    "rows": rows,
+                    "row_beats": data.shape[1] // g.bus_bytes,
+                    "dram_offset": offset + done * data.shape[1],
+                    **(strides if g.strided else {}),
+                },
+                g,
+            )
+            for done in range(0, len(data), rows)
+        ]
 
     def _load_weights(
         self, index: int, layer: Layer, node: Convolution, segment: Segment, part: Part | None

@@ -25,7 +25,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from palquant.errors import InstructionError
-from palquant.hw import isa
 from palquant.hw.config import Geometry
 from palquant.hw.isa import Opcode
 
@@ -70,7 +69,7 @@ def check_deadlock(
             if pair[1] == held:
                 most[pair] = count
         run.require_end()
-    capacity = (1 << isa.TOKEN_BITS) - 1
+    capacity = (1 << geometry.token_bits) - 1
     for (giver, taker), count in most.items():
         if count > capacity:
             raise InstructionError(

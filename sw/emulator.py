@@ -87,6 +87,7 @@ class Emulator:
         while True:
             try:
                 opcode, fields, end = isa.decode(image, offset)
+                isa.LAYOUTS[opcode].require_held(fields, self.geometry)
             except InstructionError as error:
                 raise ExecutionError(f"instruction at offset {offset:#x}: {error}") from error
             program.append((offset, opcode, fields))

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 Ints = npt.NDArray[np.int64]
 Fields = dict[str, int]
 
-_WRAP = 1 << isa.ADDRESS_BITS
-
 
 def saturate(values: Ints, bits: int) -> Ints:
     """Clip to the signed range of ``bits`` bits."""
@@ -74,7 +72,7 @@ class ComputeUnit:
         window = f["kernel_rows"], f["kernel_columns"]
         if min(tile) < 1 or min(window) < 1:
             raise ExecutionError(f"empty output {tile} or window {window}")
-        expected = isa.beat_steps(f, g.raw_planes)
+        expected = isa.beat_steps(f, g)
         if f["steps"] < expected:
             raise ExecutionError(f"steps is {f['steps']}, expected at least {expected}")
         if not 1 <= f["scatter_groups"] <= 8:
@@ -145,7 +143,7 @@ class ComputeUnit:
 
     def _gather(self, address: Ints, inside: npt.NDArray[np.bool_], depth: int, label: str) -> Ints:
         """Wrapped addresses, padding set to 0; refuses an inside tap beyond the memory."""
-        wrapped = np.where(inside, address % _WRAP, 0)
+        wrapped = np.where(inside, address % (1 << self.geometry.address_bits), 0)
         if wrapped.max(initial=0) >= depth:
             raise ExecutionError(f"reads {label} word {wrapped.max()} of {depth}")
         return wrapped
@@ -282,8 +280,9 @@ class ComputeUnit:
             return None
         if bits == 8:
             return np.where(valid, np.clip(v, 0, 255), 0)
-        if not 1 <= bits <= 4:
-            raise ExecutionError(f"code{number}_bits is {bits}, expected 0 to 4 or 8")
+        most = self.geometry.threshold_levels
+        if not 1 <= bits <= most:
+            raise ExecutionError(f"code{number}_bits is {bits}, expected 0 to {most} or 8")
         # Lanes without a channel give code 0 whatever they hold: -beta * S can be any number.
         checked = np.where(valid, v, 0)
         self._require_range(checked, self.geometry.threshold_bits, "a value to be quantised")
@@ -313,7 +312,7 @@ class ComputeUnit:
             + row * f[f"{prefix}_row_stride"]
             + column * f[f"{prefix}_pixel_stride"]
             + (chunk * g.beats + beat) * words_per_beat
-        ) % _WRAP
+        ) % (1 << self.geometry.address_bits)
         if index.max() + words_per_beat > g.residual_words:
             raise ExecutionError(
                 f"{prefix} reaches residual word {index.max()} of {g.residual_words}"
@@ -323,7 +322,7 @@ class ComputeUnit:
     def _write_raw(self, f: Fields, v: Ints) -> None:
         """The low 32 bits of each result as ``raw_planes`` residual words, low bits first."""
         g = self.geometry
-        self._require_range(v, 32, "a raw result")
+        self._require_range(v, g.result_bits, "a raw result")
         index = self._residual_index(f, "residual_out", g.raw_planes)
         beats = v.reshape(*v.shape[:-1], g.beats, g.lanes)
         for plane in range(g.raw_planes):
@@ -336,7 +335,9 @@ class ComputeUnit:
         if f["scatter_groups"] > 1:
             groups = groups.reshape(*groups.shape[:-1], g.beats, g.lanes)
             self._check_groups(f, groups)
-            index = (index + groups * f["residual_out_group_stride"]) % _WRAP
+            index = (index + groups * f["residual_out_group_stride"]) % (
+                1 << self.geometry.address_bits
+            )
         if index.max() >= g.residual_words:
             raise ExecutionError(f"writes residual word {index.max()} of {g.residual_words}")
         beats = v.reshape(*v.shape[:-1], g.beats, g.lanes)
@@ -374,7 +375,8 @@ class ComputeUnit:
                 if not f[f"{prefix}to_{name}"]:
                     continue
                 memory = getattr(self.memories, name)
-                index = (f[f"{prefix}{name}_address"] + offset + digit) % _WRAP
+                wrap = 1 << self.geometry.address_bits
+                index = (f[f"{prefix}{name}_address"] + offset + digit) % wrap
                 if index.max() >= memory.shape[1]:
                     raise ExecutionError(f"writes {name} word {index.max()} of {memory.shape[1]}")
                 memory[:, index, element % g.tin] = plane

@@ -18,7 +18,7 @@ def seal(header: dict[str, int], body: bytes) -> bytes:
 
 
 def read_header(data: bytes, geometry: Geometry, label: str = "image") -> dict[str, int]:
-    """Decode a header and check magic, version and geometry, as the fetch unit does.
+    """Decode a header and check magic, version, geometry and sizes, as the fetch unit does.
 
     Parameters:
         data: The image.
@@ -40,6 +40,10 @@ def read_header(data: bytes, geometry: Geometry, label: str = "image") -> dict[s
             f"{label}: built for geometry {header['geometry']:#010x}, but {geometry.name} is "
             f"{geometry.identity:#010x}"
         )
+    try:
+        isa.IMAGE_HEADER.require_held(header, geometry)
+    except InstructionError as error:
+        raise ImageError(f"{label}: {error}") from error
     return header
 
 

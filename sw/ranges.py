@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from palquant.errors import RangeError
 from palquant.hw.config import Geometry
+from palquant.hw.isa import digits
 from palquant.sw.graph import Convolution, Kind, MaxPool, Pool, TensorType
 from palquant.sw.layer import Layer
 
@@ -52,6 +53,21 @@ def prove_ranges(layer: Layer, source: TensorType, geometry: Geometry) -> LayerR
     else:
         correction, low, high = _pool(layer, layer.operation, source, geometry)
     _require(layer, "value path", low, high, geometry.value_bits)
+    if len(layer.codes) > geometry.code_tensors:
+        raise RangeError(
+            f"{layer.name}: makes {len(layer.codes)} tensors of codes, but geometry "
+            f"{geometry.name} writes {geometry.code_tensors}"
+        )
+    if layer.residual is not None and not geometry.additions:
+        raise RangeError(
+            f"{layer.name}: adds a residual, which geometry {geometry.name} does not do"
+        )
+    for code in layer.codes:
+        if geometry.threshold_levels < code.bits != 8:
+            raise RangeError(
+                f"{layer.name}: codes of {code.bits} bits, but geometry {geometry.name} has "
+                f"thresholds for {geometry.threshold_levels}"
+            )
     if layer.affine is not None:
         offset = layer.affine.offset + layer.affine.scale * correction
         _require(layer, "scale M", layer.affine.scale, layer.affine.scale, geometry.scale_bits)
@@ -59,7 +75,7 @@ def prove_ranges(layer: Layer, source: TensorType, geometry: Geometry) -> LayerR
         ends = np.stack([v * layer.affine.scale + offset for v in (low, high)])
         ends = np.sort(ends >> layer.affine.shift, axis=0)
         if layer.logits is not None:
-            _require(layer, "raw result", ends[0], ends[1], 32)
+            _require(layer, "raw result", ends[0], ends[1], geometry.result_bits)
             return LayerRanges(correction, ends[0], ends[1])
     if layer.affine is not None or layer.residual is not None:
         bits = layer.saturation_bits
@@ -106,6 +122,11 @@ def _within(
 def _convolution(
     layer: Layer, node: Convolution, source: TensorType, geometry: Geometry
 ) -> tuple[Ints, Ints, Ints]:
+    if digits(node.weight_bits) > geometry.weight_digits:
+        raise RangeError(
+            f"{layer.name}: weights of {node.weight_bits} bits, but geometry {geometry.name} "
+            f"multiplies by {geometry.weight_digits} of their base-4 digits"
+        )
     codes = node.weight.reshape(len(node.weight), -1).astype(np.int64)
     taps = codes.shape[1]
     products = codes.sum(axis=1) * source.max

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from palquant.errors import CapacityError
 from palquant.hw.config import Geometry
 
 __all__ = ["ALIGNMENT", "GUARD", "IMAGE_ADDRESS", "Regions"]
 
-#: Where simulation puts the memory image on the bus; input and output regions follow it.
+#: Where simulation puts the memory image on the bus, if the machine's addresses reach that far, and
+#: otherwise at 0; input and output regions follow it.
 IMAGE_ADDRESS = 0x4000_0000
 #: Regions begin at multiples of this: a page, as an operating system would hand them out.
 ALIGNMENT = 4096
@@ -47,7 +49,7 @@ class Regions:
         output_bytes: int,
         images: int,
         *,
-        base: int = IMAGE_ADDRESS,
+        base: int | None = None,
         alignment: int = ALIGNMENT,
         guard: int = GUARD,
     ) -> Regions:
@@ -59,10 +61,16 @@ class Regions:
             input_bytes: Size of one image's input.
             output_bytes: Size of one image's output.
             images: Images of a run.
-            base: First address of the memory, where the memory image lies.
+            base: First address of the memory, where the memory image lies; where simulation puts
+                it if not given.
             alignment: Regions begin at multiples of this many bytes.
             guard: Bytes of memory behind the last region.
+
+        Raises:
+            CapacityError: The machine's addresses do not reach the last region's end.
         """
+        if base is None:
+            base = IMAGE_ADDRESS if IMAGE_ADDRESS >> geometry.dram_bits == 0 else 0
 
         def up(value: int, unit: int) -> int:
             return value + -value % unit
@@ -71,7 +79,13 @@ class Regions:
         output_stride = up(output_bytes, geometry.bus_bytes)
         first_input = up(base + image_bytes, alignment)
         first_output = up(first_input + images * input_stride, alignment)
-        end = up(first_output + images * output_stride, alignment) + guard
+        last = first_output + images * output_stride
+        if last > 1 << geometry.dram_bits:
+            raise CapacityError(
+                f"image, inputs and outputs end at address {last:#x}; addresses of geometry "
+                f"{geometry.name} have {geometry.dram_bits} bits"
+            )
+        end = up(last, alignment) + guard
         return cls(
             image=base,
             input=first_input,

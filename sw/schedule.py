@@ -87,8 +87,14 @@ class Instruction:
         return any(a.conflicts(b) for a in reads for b in writes)
 
     def encode(self) -> bytes:
-        """The instruction's bytes."""
-        return isa.LAYOUTS[self.opcode].encode({"opcode": self.opcode, **self.fields})
+        """The instruction's bytes.
+
+        Raises:
+            InstructionError: The machine does not hold one of its values.
+        """
+        layout = isa.LAYOUTS[self.opcode]
+        layout.require_held(self.fields, self.geometry)
+        return layout.encode({"opcode": self.opcode, **self.fields})
 
 
 @dataclass(eq=False)

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from palquant.errors import CapacityError
-from palquant.hw import isa
 from palquant.hw.config import Geometry
 from palquant.hw.isa import Memory
 from palquant.sw.allocate import FreeList
@@ -146,7 +145,7 @@ class OnChip:
         words_per_beat = max(1, g.bus_bits // g.activation_bits_per_word)
         self._memories = {
             Memory.ACTIVATION: FreeList(g.activation_words, words_per_beat),
-            Memory.RESIDUAL: FreeList(g.residual_words, rotate=True),
+            Memory.RESIDUAL: FreeList(g.residual_words, g.residual_words_per_row, rotate=True),
             Memory.OUTPUT: FreeList(g.output_words, words_per_beat, rotate=True),
         }
         self.resident: dict[str, int] = {}
@@ -209,7 +208,7 @@ class OnChip:
                 continue
             spans = tile_spans(group, rows)
             wanted = self._buffers(group, spans)
-            extents_fit = _extents_fit(group, spans)
+            extents_fit = _extents_fit(group, spans, self.geometry)
             shortage = None
             # Rotation spreads buffers; where they do not fit like that, they may fit side by side.
             for rotate in (True, False):
@@ -229,7 +228,7 @@ class OnChip:
         if shortage is None:
             raise CapacityError(
                 f"{name}: rows of {group.members[0].layer.shape.width} pixels exceed the "
-                f"{isa.EXTENT_BITS}-bit extents of an instruction"
+                f"{self.geometry.extent_bits}-bit extents of an instruction"
             )
         memory, needed = shortage
         raise CapacityError(
@@ -317,8 +316,8 @@ def _candidates(height: int) -> Iterator[tuple[int, int]]:
         yield 1, 1
 
 
-def _extents_fit(group: Group, spans: list[tuple[Span, ...]]) -> bool:
-    limit = (1 << isa.EXTENT_BITS) - 1
+def _extents_fit(group: Group, spans: list[tuple[Span, ...]], geometry: Geometry) -> bool:
+    limit = (1 << geometry.extent_bits) - 1
     for member, level in zip(group.members, group.levels, strict=True):
         layer = member.layer
         widest = max(layer.shape.width, layer.input_shape.width)

@@ -18,7 +18,7 @@ from simulation import simulate
 
 from palquant.hw import isa
 from palquant.hw.isa import Base, Memory, Opcode
-from palquant.hw.layouts import COMPUTE, LoadWrite, StoreRead
+from palquant.hw.layouts import LoadWrite, StoreRead, struct
 from palquant.hw.registers import COUNTERS, REGISTERS, Activity
 from palquant.hw.top import Accelerator
 
@@ -37,7 +37,7 @@ class ComputeDouble(wiring.Component):
     def __init__(self, geometry):
         super().__init__(
             {
-                "instruction": In(stream.Signature(COMPUTE)),
+                "instruction": In(stream.Signature(struct(isa.COMPUTE, geometry))),
                 "complete": Out(1),
                 "busy": Out(1),
                 "load_write": In(LoadWrite(geometry)),

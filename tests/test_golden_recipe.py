@@ -56,6 +56,18 @@ def test_the_digits_keep_their_recipe():
     assert TrainConfig(architecture="resnet18", base_width=4).network.blocks == (2, 2, 2, 2)
 
 
+@pytest.mark.parametrize(("architecture", "block"), [("small", "basic"), ("plain", "plain")])
+def test_small_networks_are_three_stages_of_one_block(architecture, block):
+    config = TrainConfig(architecture=architecture, base_width=8, shuffle=False)
+    assert config.network == NetworkConfig(block=block, base_width=8, shuffle=False)
+    photos = folder_config(5, architecture=architecture)
+    assert (photos.network.block, photos.base_width, photos.stem) == (block, 16, "3x3")
+
+
+def test_names_tell_networks_apart():
+    assert TrainConfig(architecture="plain", groups=1).name == "plain-w16-g1-w2a2"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

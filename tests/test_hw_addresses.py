@@ -7,6 +7,9 @@ import pytest
 from post_bench import advance_of, trace
 
 from palquant.hw.addresses import AddressGenerator
+from palquant.hw.config import geometry
+
+TINY = geometry("tiny")
 
 
 def loop(chunks, rows, columns, beats):
@@ -24,7 +27,7 @@ def reference(extent, base, row_stride, pixel_stride, chunk_step, beat_step):
 
 def addresses(*instructions, gaps=(0,)):
     """What the generator makes of instructions that follow each other at once."""
-    dut = AddressGenerator()
+    dut = AddressGenerator(TINY)
     cycles, starts = [], []
     for extent, *strides in instructions:
         names = ("base", "row_stride", "pixel_stride", "chunk_step", "beat_step")

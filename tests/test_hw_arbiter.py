@@ -10,7 +10,7 @@ from palquant.hw.arbiter import ReadArbiter, ReadSource, RegisterSlice
 from palquant.hw.config import geometry
 
 TINY = geometry("tiny")
-GEOMETRIES = [TINY, geometry("kilomac")]
+GEOMETRIES = [TINY, geometry("kilomac"), geometry("icebreaker")]
 
 
 @pytest.mark.parametrize("stalls", [(0.0, 0.0), (0.0, 0.5), (0.5, 0.0), (0.5, 0.5)])

@@ -4,6 +4,7 @@ from amaranth import Module, Signal
 from post_bench import trace
 
 from palquant.hw.banks import ConfigurationBanks
+from palquant.hw.config import geometry
 from palquant.hw.layouts import Configuration
 
 NAMES = ("steps", "first_row", "raw")
@@ -11,8 +12,8 @@ NAMES = ("steps", "first_row", "raw")
 
 def test_fields_are_looked_up_by_tag():
     m = Module()
-    configuration = Configuration().create()
-    banks = ConfigurationBanks(m, configuration, NAMES)
+    configuration = Configuration(geometry("tiny")).create()
+    banks = ConfigurationBanks(geometry("tiny"), m, configuration, NAMES)
     assert banks.names == NAMES == tuple(banks.select(Signal()))
     tag = Signal()
     looked_up = [Signal.like(value) for value in banks.select(tag).values()]

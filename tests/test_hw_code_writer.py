@@ -135,7 +135,7 @@ def test_all_steps_of_two_tensors(bits, groups):
     own = both | {"code1_to_output": 0, "code2_to_activation": 0}
     first = random_fields(rng, geometry, **common, **both)
     second = random_fields(rng, geometry, **common, **own)
-    steps = [isa.beat_steps(fields, 1) for fields in (first, second)]
+    steps = [isa.beat_steps(fields, geometry) for fields in (first, second)]
     digits = [isa.digits(width) for width in bits]
     assert steps == [max(1, sum(digits)) * groups, max(1, *digits) * groups]
     assert run(geometry, [(0, first, (1, 1, 3)), (1, second, (1, 1, 3))], rng)
@@ -154,6 +154,6 @@ def test_overrun():
     fields = random_fields(
         random.Random(2), geometry, scatter_groups=2, code1_bits=4, code1_to_output=1
     )
-    steps = isa.beat_steps(fields, 1)
+    steps = isa.beat_steps(fields, geometry)
     assert steps >= 4
     assert run(geometry, [(0, fields, (1, 1, 2))], random.Random(3), early=1) == 1

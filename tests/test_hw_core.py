@@ -11,7 +11,7 @@ from programs import instruction_offsets
 
 from palquant.hw import isa
 from palquant.hw.config import geometry
-from palquant.hw.isa import TOKEN_BITS, Base, Memory, Opcode
+from palquant.hw.isa import Base, Memory, Opcode
 from palquant.hw.registers import ErrorCode, Stall
 
 TINY = geometry("tiny")
@@ -222,10 +222,12 @@ def test_overrun():
 
 def test_token_overflow():
     machine = Machine(TINY)
-    count = (1 << TOKEN_BITS) + 3
+    count = (1 << TINY.token_bits) + 3
     load = (Opcode.LOAD, {**LOAD, "row_beats": 1, "signal_store": 1})
     machine.load(program(*[load] * count))
-    run_into(machine, ErrorCode.TOKEN_OVERFLOW, 0x40 + ((1 << TOKEN_BITS) - 1) * isa.UNIT_BYTES)
+    run_into(
+        machine, ErrorCode.TOKEN_OVERFLOW, 0x40 + ((1 << TINY.token_bits) - 1) * isa.UNIT_BYTES
+    )
 
 
 def test_tokens_left_over_do_not_disturb_the_next_run():

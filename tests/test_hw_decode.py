@@ -8,6 +8,7 @@ from amaranth import Module
 from amaranth.sim import Simulator
 from programs import random_instruction
 
+from palquant.errors import InstructionError
 from palquant.hw import isa
 from palquant.hw.config import geometry
 from palquant.hw.decode import ENGINES, Decoder, bits_above
@@ -18,9 +19,9 @@ KILOMAC = geometry("kilomac")
 BUSES = [32, 64, 128, 256]
 
 
-def decode(bits, instruction):
+def decode(bits, instruction, **sizes):
     """(opcode, one-hot engine, number of the last beat), or the number of the illegal beat."""
-    g = dataclasses.replace(KILOMAC, bus_bits=bits)
+    g = dataclasses.replace(KILOMAC, bus_bits=bits, **sizes)
     dut = Decoder(g)
     m = Module()
     m.submodules.dut = dut
@@ -85,3 +86,24 @@ def test_reserved_bits(bits, opcode):
     for bit in sorted(reserved):
         instruction = (legal | 1 << bit).to_bytes(layout.size // 8, "little")
         assert decode(bits, instruction) == bit // bits
+
+
+@pytest.mark.parametrize("bits", BUSES)
+@pytest.mark.parametrize("opcode", [Opcode.LOAD, Opcode.COMPUTE], ids=lambda o: o.name)
+def test_values_that_the_machine_does_not_hold(bits, opcode):
+    sizes = {"address_bits": 15, "dram_bits": 18, "extent_bits": 6}
+    narrow = dataclasses.replace(KILOMAC, **sizes)
+    layout = isa.LAYOUTS[opcode]
+    last = layout.size // bits - 1
+    for item in layout.fields:
+        held = item.held(narrow)
+        if item.bits == held.bits:
+            continue
+        place = layout.offsets[item.name] + held.bits
+        for value in (held.min, held.max):
+            assert decode(bits, isa.encode(opcode, **{item.name: value}), **sizes)[2] == last
+        for value in {item.min, held.min - 1, held.max + 1, item.max} - {-1, held.min}:
+            instruction = isa.encode(opcode, **{item.name: value})
+            assert decode(bits, instruction, **sizes) in range(place // bits, last + 1)
+            with pytest.raises(InstructionError, match=rf"{item.name} is {value}; geometry"):
+                layout.require_held({item.name: value}, narrow)

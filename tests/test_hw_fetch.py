@@ -241,6 +241,14 @@ def test_header_that_does_not_fit(g, header, code):
     assert not bench.instructions
 
 
+def test_without_checks_an_image_may_reach_beyond_the_last_address():
+    g = dataclasses.replace(TINY, checks=False)
+    program = random_program(1, 5, barriers=False)
+    bench = Bench(g, image(g, program, image_bytes=0xFFFFFFF8))
+    bench.run(until(lambda: bench.finished))
+    assert len(bench.instructions) == 5
+
+
 def test_misaligned_image():
     bench = Bench(TINY, image(TINY, random_program(1, 5)), image_address=BASE + 4)
 

@@ -44,7 +44,8 @@ def read(g, failing=None, **change):
 
     simulate(dut, main)
     verdict, found = result
-    assert found == {"reserved": 0, **fields}
+    kept = ("program_offset", "body_offset", "image_bytes", "input_bytes", "output_bytes")
+    assert found == {name: fields[name] % (1 << g.dram_bits) for name in kept}
     return verdict
 
 
@@ -56,5 +57,12 @@ def test_verdict(bits):
     assert read(g, version=isa.VERSION ^ 0x8000) is ErrorCode.VERSION
     assert read(g, geometry=g.identity ^ 0x80000000) is ErrorCode.GEOMETRY
     assert read(g, magic=0, version=0, geometry=0) is ErrorCode.MAGIC
+    narrow = dataclasses.replace(g, dram_bits=18)
+    small = dict.fromkeys(("program_offset", "body_offset", "image_bytes"), (1 << 18) - 1)
+    small |= {"input_bytes": 0, "output_bytes": 1}
+    assert read(narrow, geometry=narrow.identity, **small) is ErrorCode.NONE
+    for name in small:
+        large = small | {name: 1 << 18}
+        assert read(narrow, geometry=narrow.identity, **large) is ErrorCode.ADDRESS
     for index in range(isa.HEADER_BYTES // g.bus_bytes):
         assert read(g, failing=index) is ErrorCode.READ_RESPONSE

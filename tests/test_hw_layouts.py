@@ -1,8 +1,10 @@
 """Layouts are bit for bit the instruction tables, and signatures compare by content."""
 
+import dataclasses
 import random
 
 import pytest
+from amaranth import signed, unsigned
 from amaranth.lib import wiring
 
 from palquant.hw import isa, layouts
@@ -10,10 +12,10 @@ from palquant.hw.config import geometry
 
 PAIRS = [
     (isa.CONTROL, layouts.CONTROL),
-    (isa.TRANSFER, layouts.TRANSFER),
-    (isa.COMPUTE, layouts.COMPUTE),
+    (isa.TRANSFER, layouts.struct(isa.TRANSFER)),
+    (isa.COMPUTE, layouts.struct(isa.COMPUTE, geometry("kilomac"))),
     (isa.PARAMETER_CONTROL, layouts.PARAMETER_CONTROL),
-    (isa.IMAGE_HEADER, layouts.IMAGE_HEADER),
+    (isa.IMAGE_HEADER, layouts.struct(isa.IMAGE_HEADER)),
 ]
 
 
@@ -53,11 +55,26 @@ def test_signatures_compare_by_members():
         assert make(tiny) == make(tiny)
         assert make(tiny) != make(kilomac)
     assert layouts.LoadWrite(tiny) != layouts.StoreRead(tiny)
-    assert layouts.WordWrite.digits(tiny) == layouts.WordWrite(8, 2)
-    assert layouts.WordWrite.residuals(kilomac) == layouts.WordWrite(16, 16)
-    assert layouts.WordWrite.parameters(kilomac) == layouts.WordWrite(16, 32)
-    assert layouts.WordRead(4) != layouts.WordRead(5)
-    assert layouts.Configuration() == layouts.Configuration()
+    assert layouts.WordWrite.digits(tiny) == layouts.WordWrite(tiny, 8, 2)
+    assert layouts.WordWrite.residuals(kilomac) == layouts.WordWrite(kilomac, 16, 16)
+    assert layouts.WordWrite.parameters(kilomac) == layouts.WordWrite(kilomac, 16, 32)
+    assert layouts.WordRead(tiny, 4) != layouts.WordRead(tiny, 5)
+    assert layouts.Configuration(tiny) == layouts.Configuration(kilomac)
+    narrow = dataclasses.replace(tiny, address_bits=13)
+    for make in (layouts.LoadWrite, layouts.StoreRead, layouts.Configuration):
+        assert make(tiny) != make(narrow)
+
+
+def test_fields_are_as_wide_as_the_machine_holds_them():
+    narrow = dataclasses.replace(geometry("tiny"), address_bits=13, dram_bits=18, extent_bits=6)
+    compute, transfer = (layouts.struct(table, narrow) for table in (isa.COMPUTE, isa.TRANSFER))
+    assert compute["input_origin"].shape == unsigned(13)
+    assert compute["input_pixel_step"].shape == unsigned(13)
+    assert compute["first_row"].shape == signed(7)
+    assert compute["kernel_rows"].shape == unsigned(6)
+    assert compute["steps"].shape == unsigned(6)
+    assert transfer["dram_offset"].shape == unsigned(18)
+    assert transfer["row_beats"].shape == unsigned(13)
 
 
 def test_signatures_make_interfaces():

@@ -7,7 +7,7 @@ from post_bench import parameter_words, random_slot, simulate, small_geometry
 
 from palquant.hw import isa
 from palquant.hw.isa import Memory
-from palquant.hw.parameters import LEVELS, ParameterMemory
+from palquant.hw.parameters import ParameterMemory
 
 SIZES = [
     {"lanes": 2, "bus_bits": 32, "parameter_slots": 3},
@@ -70,7 +70,7 @@ def test_all_fields(sizes):
                     assert await read(ctx, port, slot) == expected, (slot, name)
             assert await read(ctx, dut.offset, slot) == rows[isa.ROW_OFFSET]
             for tensor, reads in enumerate(dut.thresholds):
-                for level in range(LEVELS):
+                for level in range(dut.geometry.threshold_levels):
                     port = getattr(reads, f"level_{level}")
                     for code in range(1 << level):
                         # Lanes read different places of the tree.

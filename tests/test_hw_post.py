@@ -132,7 +132,7 @@ def random_instruction(rng, geometry, allocator, **fixed):
     f["residual_in_row_stride"] = beats * columns
     (f["residual_out_address"],) = allocator.take(beats * groups * columns * rows, "residual")
     (f["residual_in_address"],) = allocator.take(beats * columns * rows, "residual")
-    f["steps"] = isa.beat_steps(f, g.raw_planes)
+    f["steps"] = isa.beat_steps(f, g)
 
     size = (chunks, rows, columns, g.tout)
     count = int(np.prod(size))

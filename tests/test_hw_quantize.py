@@ -9,7 +9,7 @@ from post_bench import control_row, parameter_writes, random_words, small_geomet
 
 from palquant.hw import isa
 from palquant.hw.affine import result_bits
-from palquant.hw.parameters import LEVELS, ParameterMemory
+from palquant.hw.parameters import ParameterMemory
 from palquant.hw.quantize import CODE_BITS, Quantize, compute
 
 GEOMETRY = small_geometry("quantize", parameter_slots=3)
@@ -36,7 +36,7 @@ def run(slots, beats, tensor=0, geometry=GEOMETRY):
                 {names[0]: negate, names[1]: 1 - negate} for negate, _ in lanes
             )
         }
-        for position in range(1, 1 << LEVELS):
+        for position in range(1, 1 << geometry.threshold_levels):
             numbers = [thresholds.get(position, 0) for _, thresholds in lanes]
             rows[slot][isa.THRESHOLD_ROWS[tensor][position]] = numbers
             rows[slot][isa.THRESHOLD_ROWS[1 - tensor][position]] = [~number for number in numbers]
@@ -76,7 +76,7 @@ def tree(thresholds):
     return {position: thresholds[index] for position, index in enumerate(order, start=1)}
 
 
-@pytest.mark.parametrize("bits", range(1, LEVELS + 1))
+@pytest.mark.parametrize("bits", range(1, GEOMETRY.threshold_levels + 1))
 def test_code_is_the_number_of_thresholds_reached(bits):
     rng = random.Random(bits)
     for _ in range(50):

@@ -5,6 +5,7 @@ import itertools
 import pytest
 from simulation import plain, simulate
 
+from palquant.hw.config import geometry
 from palquant.hw.registers import ErrorCode
 from palquant.hw.supervisor import SOURCES, Supervisor
 
@@ -13,7 +14,7 @@ STATUS = ("running", "halt", "busy", "done", "error", "resetting")
 
 class Bench:
     def __init__(self):
-        self.dut = Supervisor()
+        self.dut = Supervisor(geometry("tiny"))
         self.strobes = []
 
     def run(self, main):
@@ -70,7 +71,7 @@ async def cycles(ctx, dut, count):
 
 @pytest.mark.parametrize("failing", [False, True])
 def test_beginning_and_end_cycle_by_cycle(failing):
-    dut = Supervisor()
+    dut = Supervisor(geometry("tiny"))
 
     async def main(ctx):
         ctx.set(dut.quiet, 1)

@@ -7,17 +7,18 @@ import pytest
 from simulation import plain, simulate, sink, source, until
 
 from palquant.hw import isa
-from palquant.hw.isa import TOKEN_BITS
+from palquant.hw.config import geometry
 from palquant.hw.registers import Stall
 from palquant.hw.tokens import Dispatcher, Engine, TokenCounters
 
 PAIRS = [(a, b) for a in Engine for b in Engine if a is not b]
-LIMIT = (1 << TOKEN_BITS) - 1
+TINY = geometry("tiny")
+LIMIT = (1 << TINY.token_bits) - 1
 
 
 @pytest.mark.parametrize("bias", [0.3, 0.5, 0.9])
 def test_counters_equal_reference(bias):
-    dut = TokenCounters()
+    dut = TokenCounters(TINY)
     rng = random.Random(bias)
     counts = Counter()
     full = Counter()
@@ -91,7 +92,7 @@ class EngineModel:
 
 @pytest.mark.parametrize("engine", Engine, ids=lambda e: e.name)
 def test_dispatcher_starts_in_order_with_all_tokens(engine):
-    dut = Dispatcher(engine, isa.TRANSFER, in_flight=3)
+    dut = Dispatcher(TINY, engine, isa.TRANSFER, in_flight=3)
     rng = random.Random(engine)
     instructions = []
     for number in range(60):
@@ -127,7 +128,7 @@ def test_dispatcher_starts_in_order_with_all_tokens(engine):
 
 
 def test_waits_names_the_missing_token():
-    dut = Dispatcher(Engine.COMPUTE, isa.COMPUTE, in_flight=2)
+    dut = Dispatcher(TINY, Engine.COMPUTE, isa.COMPUTE, in_flight=2)
 
     async def main(ctx):
         assert ctx.get(dut.idle)
@@ -154,7 +155,7 @@ def test_waits_names_the_missing_token():
 
 
 def test_in_flight_is_limited_and_idle_means_complete():
-    dut = Dispatcher(Engine.STORE, isa.TRANSFER, in_flight=2)
+    dut = Dispatcher(TINY, Engine.STORE, isa.TRANSFER, in_flight=2)
     received = []
 
     async def main(ctx):

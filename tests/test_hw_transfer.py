@@ -1,5 +1,6 @@
 """The walk over a transfer's rows: every row, every check at its corner."""
 
+import dataclasses
 import random
 
 import pytest
@@ -153,9 +154,17 @@ def test_engines_use_the_memories_that_they_reach():
                 assert result == (None if legal else (ErrorCode.ADDRESS, 0))
 
 
-def verdict(transfer, memories_=LOADABLE, bases=tuple(Base)):
+def test_without_checks_only_regions_beyond_the_address_space_are_no_fault():
+    unchecked = dataclasses.replace(G, checks=False)
+    for name, (change, code, good_rows) in FAULTS.items():
+        wraps = name in ("wrapped around in DRAM", "address that wraps")
+        expected = None if wraps else (code, good_rows)
+        assert verdict({**LEGAL, **change}, g=unchecked) == expected, name
+
+
+def verdict(transfer, memories_=LOADABLE, bases=tuple(Base), g=G):
     """Fault code and rows before it, or None; the transfer behind it must not come through."""
-    dut = RowWalker(G, memories_, bases)
+    dut = RowWalker(g, memories_, bases)
     received = []
     result = []
     following = {**LEGAL, "memory": memories_[0], "base": bases[0]}

@@ -11,7 +11,7 @@ from simulation import simulate
 from palquant.hw import isa
 from palquant.hw.isa import Source
 from palquant.hw.loops import LoopNest
-from palquant.hw.walk import COORDINATE_BITS, WindowWalk
+from palquant.hw.walk import WindowWalk, coordinate_bits
 
 GEOMETRY = small_geometry("walk")
 
@@ -78,7 +78,7 @@ def test_coordinates_hold_the_extremes():
     """Neither the lowest start nor the furthest stride wraps around."""
     extents = {item.name: item.max for item in isa.COMPUTE.fields}
     reach = extents["first_row"] + 4094 * extents["stride_rows"] + 254
-    assert reach < 1 << (COORDINATE_BITS - 1)
+    assert reach < 1 << (coordinate_bits(GEOMETRY) - 1)
     rng = random.Random(3)
     one = dict.fromkeys(("kernel_rows", "kernel_columns", "input_chunks", "output_chunks"), 1)
     one |= {"input_digits": 1, "weight_digits": 1, "digit_sum_first": 0, "digit_sum_last": 0}

@@ -5,13 +5,14 @@ import random
 import pytest
 from simulation import simulate
 
+from palquant.hw.config import geometry
 from palquant.hw.tokens import Engine
 from palquant.hw.watchdog import OldestInstruction, Watchdog
 
 
 def first_alarm(limit, progress, cycles=60):
     """Cycle in which the watchdog expires, or None."""
-    dut = Watchdog()
+    dut = Watchdog(geometry("tiny"))
     seen = []
 
     async def main(ctx):
@@ -43,7 +44,7 @@ def test_zero_turns_it_off():
 
 
 def test_counts_only_while_enabled_and_heeds_a_lower_limit():
-    dut = Watchdog()
+    dut = Watchdog(geometry("tiny"))
 
     async def main(ctx):
         ctx.set(dut.limit, 10)
@@ -63,7 +64,7 @@ def test_counts_only_while_enabled_and_heeds_a_lower_limit():
 
 
 def test_oldest_equals_reference():
-    dut = OldestInstruction()
+    dut = OldestInstruction(geometry("tiny"))
     rng = random.Random(3)
 
     async def main(ctx):

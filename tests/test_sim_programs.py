@@ -18,7 +18,9 @@ from palquant.sim.programs import (
 from palquant.sw.emulator import Emulator
 from palquant.sw.image import check_image
 
-geometries = pytest.mark.parametrize("geometry", PRESETS.values(), ids=PRESETS)
+#: Copies move rows at strides, which not every machine does.
+STRIDED = {name: item for name, item in PRESETS.items() if item.strided}
+geometries = pytest.mark.parametrize("geometry", STRIDED.values(), ids=STRIDED)
 
 
 @geometries

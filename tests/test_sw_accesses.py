@@ -177,7 +177,7 @@ def random_compute(rng, consistent):
         for name in ("activation", "output"):
             f |= {f"code{n}_to_{name}": rng.randrange(2)}
             f |= {f"code{n}_{name}_address": rng.randrange(40)}
-    f["steps"] = isa.beat_steps(f, TINY.raw_planes)
+    f["steps"] = isa.beat_steps(f, TINY)
     return f
 
 
