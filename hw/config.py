@@ -83,8 +83,6 @@ class Geometry:
         narrow_rows: Whether a row of the activation memory is one word where a bus beat is wider:
             LOAD then writes a beat word by word, a cycle each. Block RAM that has one enable for
             each digit of a row holds twice as much where a row has half as many.
-        distributed_thresholds: Whether thresholds stay out of block RAM: that takes more look-up
-            tables, and answers sooner.
         code_tensors: Tensors of codes that a COMPUTE can write: 1 or 2.
         additions: Whether residuals can be added.
         weight_digits: Base-4 digits of a weight, at most: 4, or 1.
@@ -142,7 +140,6 @@ class Geometry:
     counters: bool = True
     array_registers: int = 3
     narrow_rows: bool = False
-    distributed_thresholds: bool = False
     code_tensors: int = 2
     additions: bool = True
     weight_digits: int = 4
@@ -410,7 +407,6 @@ class Geometry:
             "count_bits",
             "watchdog_bits",
             "narrow_rows",
-            "distributed_thresholds",
         }
         skipped |= {
             item.name
@@ -488,7 +484,7 @@ PRESETS: dict[str, Geometry] = {
             threshold_levels=2,
             result_bits=18,
             multiplier_bits=16,
-            beat_cycles=24,
+            beat_cycles=28,
             overlap=False,
             diagnosis=False,
             checks=False,

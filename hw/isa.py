@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 from palquant.errors import InstructionError
 from palquant.hw.config import PARAMETER_ROWS, Geometry
+from palquant.hw.threshold_search import search_cycles
 
 #: Version of instruction set, image layout and register map. Images of another are refused.
 #: Version 1 is not frozen before the first release: until then it may change, and what was built
@@ -429,7 +430,8 @@ def beat_steps(fields: Mapping[str, int], geometry: Geometry) -> int:
     """Memory steps that the post-processor spends on one beat of a COMPUTE.
 
     In each step the activation memory, the output buffer and the residual memory can take one
-    word each; scattered lanes repeat the writes for every group. A machine may want more time.
+    word each; scattered lanes repeat the writes for every group. The search for codes, and some
+    machines, want more time.
     """
     ports = []
     for memory in ("activation", "output"):
@@ -439,7 +441,8 @@ def beat_steps(fields: Mapping[str, int], geometry: Geometry) -> int:
             )
         )  # fmt: skip
     ports.append(geometry.raw_planes if fields["raw"] else 1)
-    return max(max(ports) * fields["scatter_groups"], geometry.beat_cycles)
+    searches = search_cycles([fields[f"code{n}_bits"] for n in (1, 2)])
+    return max(max(ports) * fields["scatter_groups"], searches, geometry.beat_cycles)
 
 
 # Parameters: a slot holds one beat's parameters in 32 rows; a row holds one 32-bit value per lane.

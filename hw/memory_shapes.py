@@ -16,7 +16,6 @@ from palquant.hw.config import PARAMETER_BITS, PRESETS, Geometry
 from palquant.hw.decode import fetched_beat
 from palquant.hw.isa import Memory
 from palquant.hw.layouts import PARAMETER_CONTROL
-from palquant.hw.parameters import LEVELS
 from palquant.hw.prefetch import Prefetch
 
 __all__ = [
@@ -37,8 +36,6 @@ DEPTHS = {
 }
 #: Fields of a slot's control row, and how often each is stored.
 _CONTROL_FIELDS = {"scale": 1, "shift": 1, "valid": 1, "negate1": 1, "negate2": 1, "group": 2}
-#: Code tensors, each with thresholds of its own.
-_TENSORS = 2
 
 
 def scratchpad_shape(geometry: Geometry, memory: Memory) -> MemoryShape:
@@ -86,22 +83,15 @@ def parameter_shapes(geometry: Geometry) -> tuple[MemoryShape, ...]:
         for name, number in _CONTROL_FIELDS.items()
     ]
     shapes.append(MemoryShape("offset", g.parameter_slots, per_beat * g.offset_bits, count=parts))
-    # The first level's threshold is the same for all codes; further levels are looked up lane by
-    # lane.
-    width = g.threshold_bits
+    # A slot's first threshold is read by all lanes at once; the further ones lane by lane, from a
+    # memory that has room for position 0 and 1 of the search tree as well.
+    width, tensors, levels = g.threshold_bits, g.code_tensors, g.threshold_levels
     shapes.append(
-        MemoryShape("threshold0", g.parameter_slots, per_beat * width, count=_TENSORS * parts)
+        MemoryShape("threshold", g.parameter_slots, per_beat * width, count=tensors * parts)
     )
-    shapes += [
-        MemoryShape(
-            f"threshold{level}",
-            g.parameter_slots << level,
-            width,
-            registered=not g.distributed_thresholds,
-            count=_TENSORS * g.lanes,
-        )
-        for level in range(1, LEVELS)
-    ]
+    if levels > 1:
+        depth = g.parameter_slots * tensors << levels
+        shapes.append(MemoryShape("thresholds", depth, width, count=g.lanes))
     return tuple(shapes)
 
 

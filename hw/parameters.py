@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth import Cat, Module, ShapeLike, Signal, Value, signed, unsigned
+from amaranth import Cat, Const, Module, ShapeLike, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -52,27 +52,26 @@ class SlotRead(_Read):
 
 
 class ThresholdRead(_Read):
-    """Reads a slot's thresholds of one level of the search tree, each lane at its own place.
+    """Reads a slot's thresholds beyond the first, each lane at its own place of the search tree.
 
     Parameters:
         geometry: Sizes of the machine.
-        level: Number of code bits that are known, 0 to 3.
 
     Members:
-        enable: ``Out(1)``.
+        enable: ``Out(1)``. Of all tensors, one at a time.
         slot: ``Out(range(parameter_slots))``.
-        code: ``Out(level).array(lanes)``, the code bits that are known; the threshold's position
-            in the tree is ``2^level + code``.
+        position: ``Out(threshold_levels).array(lanes)``, from 2: ``2^level`` plus the ``level``
+            bits of the code that are known.
         data: ``In(signed(threshold_bits)).array(lanes)``, in the cycle after ``enable`` and
-            until the next.
+            until the next, of any tensor.
     """
 
-    def __init__(self, geometry: Geometry, level: int) -> None:
+    def __init__(self, geometry: Geometry) -> None:
         super().__init__(
             {
                 "enable": Out(1),
                 "slot": Out(range(geometry.parameter_slots)),
-                "code": Out(level).array(geometry.lanes),
+                "position": Out(geometry.threshold_levels).array(geometry.lanes),
                 "data": In(signed(geometry.threshold_bits)).array(geometry.lanes),
             }
         )
@@ -85,16 +84,15 @@ class ThresholdReads(_Read):
         geometry: Sizes of the machine.
 
     Members:
-        level_0: ``Out(ThresholdRead(geometry, 0))``, and so on, one for each level of the tree.
+        first: ``Out(SlotRead)`` of position 1 of the search tree.
+        deeper: ``Out(ThresholdRead(geometry))``, only where codes have more than one bit.
     """
 
     def __init__(self, geometry: Geometry) -> None:
-        super().__init__(
-            {
-                f"level_{level}": Out(ThresholdRead(geometry, level))
-                for level in range(geometry.threshold_levels)
-            }
-        )
+        ports = {"first": Out(SlotRead(geometry, signed(geometry.threshold_bits)))}
+        if geometry.threshold_levels > 1:
+            ports["deeper"] = Out(ThresholdRead(geometry))
+        super().__init__(ports)
 
 
 class ParameterMemory(wiring.Component):
@@ -192,20 +190,10 @@ class ParameterMemory(wiring.Component):
                 here = hit & (row == isa.ROW_CONTROL)
                 self._control(m, f"control_{number}", users, lanes, here, slot, control)
             for tensor, reads in enumerate(self.thresholds):
-                for level in range(g.threshold_levels):
-                    read = getattr(reads, f"level_{level}")
-                    name = f"threshold{tensor}_{level}_{number}"
-                    rows = isa.THRESHOLD_ROWS[tensor]
-                    code = Signal(level, name=f"{name}_code")
-                    here = Signal(name=f"{name}_hit")
-                    with m.Switch(row):
-                        for known in range(1 << level):
-                            with m.Case(rows[(1 << level) + known]):
-                                m.d.comb += [here.eq(hit), code.eq(known)]
-                    if level:
-                        self._level(m, name, read, lanes, here, Cat(code, slot), words)
-                    else:
-                        self._field(m, name, read, lanes, here, slot, words)
+                here = hit & (row == isa.THRESHOLD_ROWS[tensor][1])
+                self._field(m, f"threshold{tensor}_{number}", reads.first, lanes, here, slot, words)
+            if g.threshold_levels > 1:
+                self._deeper(m, f"thresholds_{number}", lanes, hit, row, slot, words)
         return m
 
     def _field(
@@ -255,29 +243,44 @@ class ParameterMemory(wiring.Component):
         for _, field, read in users:
             m.d.comb += [word.eq(port.data[k][field]) for k, word in enumerate(read.data[lanes])]
 
-    def _level(
+    def _deeper(
         self,
         m: Module,
         name: str,
-        read: Any,
         lanes: slice,
         hit: Value,
-        address: Value,
+        row: Value,
+        slot: Signal,
         values: list[Any],
     ) -> None:
         """A memory for each lane, since each lane reads another of a slot's thresholds."""
-        level = len(read.code[0])
-        style = {"ram_style": "distributed"} if self.geometry.distributed_thresholds else {}
-        users = zip(values, read.code[lanes], read.data[lanes], strict=True)
-        for lane, (value, code, answer) in enumerate(users):
-            m.submodules[f"{name}_{lane}"] = memory = Memory(
-                shape=answer.shape(),
-                depth=self.geometry.parameter_slots << level,
+        g = self.geometry
+        place = Signal(g.threshold_levels, name=f"{name}_place")
+        which = Signal(range(g.code_tensors), name=f"{name}_tensor")
+        here = Signal(name=f"{name}_hit")
+        with m.Switch(row):
+            for tensor in range(g.code_tensors):
+                for position in range(2, 1 << g.threshold_levels):
+                    with m.Case(isa.THRESHOLD_ROWS[tensor][position]):
+                        m.d.comb += [here.eq(hit), place.eq(position), which.eq(tensor)]
+        ports = [reads.deeper for reads in self.thresholds]
+        enable = Cat(port.enable for port in ports).any()
+        for lane, value in zip(range(lanes.start, lanes.stop), values, strict=True):
+            m.submodules[f"{name}_{lane - lanes.start}"] = memory = Memory(
+                shape=signed(g.threshold_bits),
+                depth=g.parameter_slots * g.code_tensors << g.threshold_levels,
                 init=[],
-                attrs=style,
             )
             write = memory.write_port()
-            m.d.comb += [write.addr.eq(address), write.en.eq(hit), write.data.eq(value)]
-            port = memory.read_port()
-            m.d.comb += [port.addr.eq(Cat(code, read.slot)), port.en.eq(read.enable)]
-            m.d.comb += answer.eq(port.data)
+            m.d.comb += [
+                write.addr.eq(Cat(place, which, slot)),
+                write.en.eq(here),
+                write.data.eq(value),
+            ]
+            read = memory.read_port()
+            m.d.comb += read.en.eq(enable)
+            for tensor, port in enumerate(ports):
+                with m.If(port.enable):
+                    number = Const(tensor, len(which))
+                    m.d.comb += read.addr.eq(Cat(port.position[lane], number, port.slot))
+                m.d.comb += port.data[lane].eq(read.data)

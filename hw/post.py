@@ -33,6 +33,7 @@ from palquant.hw.layouts import Configuration, LoadWrite, Pooled, Result, WordRe
 from palquant.hw.parameters import ParameterMemory
 from palquant.hw.quantize import Quantize
 from palquant.hw.residual_writer import ResidualWriter
+from palquant.hw.threshold_search import TENSOR_CYCLES
 
 __all__ = ["PostProcessor"]
 
@@ -44,7 +45,8 @@ _AFFINE_END = _AFFINE + Affine.LATENCY
 _RESIDUAL_READ = _AFFINE + Affine.RESIDUAL_DELAY - 1  # memories answer in the next cycle
 _RESIDUAL_ADDRESS = _RESIDUAL_READ - AddressGenerator.LATENCY
 _QUANTIZE = _AFFINE_END - Quantize.VALUE_DELAY
-_QUANTIZE_END = _QUANTIZE + Quantize.LATENCY
+#: When the codes of all tensors are there.
+_QUANTIZE_END = _QUANTIZE + Quantize.LATENCY + TENSOR_CYCLES
 _RESIDUAL_WRITER = _AFFINE_END - ResidualWriter.VALUE_DELAY
 _CODE_WRITER = _QUANTIZE_END - CodeWriter.VALUE_DELAY
 
@@ -216,12 +218,14 @@ class PostProcessor(wiring.Component):
             self.residual_read.address.eq(residual_address.address),
         ]
 
+        # The values stay until the next beat's, which comes later if there is a second tensor.
         for number, quantize in enumerate(quantizers, start=1):
             name = f"code{number}_bits"
+            age = _QUANTIZE + (number - 1) * TENSOR_CYCLES
             m.d.comb += [
-                quantize.valid.eq(valid[_QUANTIZE]),
-                quantize.slot.eq(slot[_QUANTIZE]),
-                quantize.bits.eq(banks.select(tag[_QUANTIZE], name)[name]),
+                quantize.valid.eq(valid[age]),
+                quantize.slot.eq(slot[age]),
+                quantize.bits.eq(banks.select(tag[age], name)[name]),
                 quantize.used.eq(affine.used),
             ]
         for writer, start in ((code_writer, _CODE_WRITER), (residual_writer, _RESIDUAL_WRITER)):
@@ -239,9 +243,11 @@ class PostProcessor(wiring.Component):
                 affine.residuals[lane].eq(self.residual_read.data[lane]),
                 residual_writer.values[lane].eq(affine.results[lane]),
             ]
-            for codes, quantize in zip(code_writer.codes, quantizers, strict=True):
-                m.d.comb += [
-                    quantize.values[lane].eq(affine.results[lane]),
-                    codes[lane].eq(quantize.codes[lane]),
-                ]
+            for number, (codes, quantize) in enumerate(
+                zip(code_writer.codes, quantizers, strict=True)
+            ):
+                m.d.comb += quantize.values[lane].eq(affine.results[lane])
+                early = 0 if g.settles else (1 - number) * TENSOR_CYCLES
+                made = delay_line(m, quantize.codes[lane], early, name=f"codes{number}_{lane}")
+                m.d.comb += codes[lane].eq(made[-1])
         return m

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from amaranth import Cat, Module, Mux, Signal, Value, signed, unsigned
+from amaranth import Cat, Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -18,13 +18,14 @@ from palquant.hw.affine import result_bits
 from palquant.hw.config import Geometry
 from palquant.hw.delay import delay_line, lane_registers
 from palquant.hw.parameters import SlotRead, ThresholdReads
+from palquant.hw.threshold_search import LEVEL_CYCLES
 
 __all__ = ["CODE_BITS", "Quantize", "compute"]
 
 #: Width of the widest code, which is found by clamping.
 CODE_BITS = 8
-#: Stages behind the first, one for each level of the deepest search tree of any geometry.
-_STAGES = 4
+#: Levels of the deepest search tree of any geometry.
+_LEVELS = 4
 
 
 def compute(
@@ -50,12 +51,12 @@ def compute(
 
 
 class Quantize(wiring.Component):
-    """Makes the codes of one tensor, a beat of ``lanes`` values a cycle.
+    """Makes the codes of one tensor, a beat of ``lanes`` values in ``search_cycles`` or more.
 
-    One stage for each level of the search tree, and as many stages without one as trees of other
-    geometries are deeper; a code narrower than the tree is deep passes the rest unchanged. Only the
-    low ``threshold_bits`` bits of a value are compared: that it fits is proved when its layer is
-    compiled.
+    A level of the search tree is compared, and the next one's threshold asked for, every
+    ``LEVEL_CYCLES`` cycles; a code narrower than the deepest tree passes the rest unchanged. Only
+    the low ``threshold_bits`` bits of a value are compared: that it fits is proved when its layer
+    is compiled.
 
     Parameters:
         geometry: Sizes of the machine.
@@ -75,7 +76,7 @@ class Quantize(wiring.Component):
     #: Cycles from ``valid`` to ``values``.
     VALUE_DELAY = 1
     #: Cycles from ``valid`` to ``codes``.
-    LATENCY = VALUE_DELAY + 1 + _STAGES
+    LATENCY = VALUE_DELAY + 2 + LEVEL_CYCLES * (_LEVELS - 1)
 
     def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
@@ -94,61 +95,81 @@ class Quantize(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
-        """One stage to prepare the values, one for each level of the tree."""
+        """One stage to prepare the values, ``LEVEL_CYCLES`` for each level of the tree."""
         m = Module()
         g = self.geometry
+        count = g.threshold_levels
         valid = delay_line(m, self.valid, self.LATENCY - 1, name="valid", reset=True)
-        stays = g.settles
-        slot = delay_line(m, self.slot, self.LATENCY - 1, name="slot", stays=stays)
-        bits = delay_line(m, self.bits, self.LATENCY - 1, name="bits", stays=stays)
+        slot = delay_line(m, self.slot, self.LATENCY - 1, name="slot", stays=g.settles)
+        bits = delay_line(m, self.bits, self.LATENCY - 1, name="bits", stays=g.settles)
+        delay = self.LATENCY - 1 - self.VALUE_DELAY
+        used = delay_line(m, self.used, delay, name="used", stays=g.settles)
         m.d.comb += [self.negate.enable.eq(valid[0]), self.negate.slot.eq(slot[0])]
 
-        clamps = bits[1] == CODE_BITS
-        count = g.threshold_levels
-        levels = [getattr(self.thresholds, f"level_{level}") for level in range(count)]
-        searches = [Signal(name=f"searches_{level}") for level in range(count)]
-        for level, read in enumerate(levels):
-            stage = level + self.VALUE_DELAY
-            wanted = (bits[stage] > level) & (bits[stage] != CODE_BITS)
-            m.d.comb += [read.enable.eq(valid[stage] & wanted), read.slot.eq(slot[stage])]
-            if stays:
-                m.d.comb += searches[level].eq(wanted)
-            else:
-                m.d.sync += searches[level].eq(read.enable)
+        def wanted(level: int, stage: int) -> Value:
+            """Whether a beat's search goes as deep as a level."""
+            return (bits[stage] > level) & (bits[stage] != CODE_BITS)
 
-        delay = self.LATENCY - 1 - self.VALUE_DELAY
-        used = delay_line(m, self.used, delay, name="used", stays=stays)
+        def known_before(value: Value, name: str) -> Value:
+            """What a stage later is true, from a register."""
+            if g.settles:
+                return value
+            signal = Signal(name=name)
+            m.d.sync += signal.eq(value)
+            return signal
+
+        # What was read stays where nothing else is read before the beat is gone.
+        stays = g.settles and count <= 2 and g.code_tensors == 1
+        first = self.thresholds.first
+        m.d.comb += [
+            first.enable.eq(valid[self.VALUE_DELAY] & wanted(0, self.VALUE_DELAY)),
+            first.slot.eq(slot[self.VALUE_DELAY]),
+        ]
+        read = [list(first.data)]
+        if count > 1:
+            deeper = self.thresholds.deeper
+            answers = list(deeper.data)
+            if not stays:
+                answers = [Signal.like(word, name=f"answer_{k}") for k, word in enumerate(answers)]
+                m.d.sync += [a.eq(word) for a, word in zip(answers, deeper.data, strict=True)]
+            read += [answers] * (count - 1)
+
+        clamps = bits[1] == CODE_BITS
         shape = signed(g.threshold_bits + 1)
         narrow = [value[: g.threshold_bits].as_signed() for value in self.values]
         compared = [Mux(n, -v, v) for v, n in zip(narrow, self.negate.data, strict=True)]
-        compared = lane_registers(m, valid[1], "compared_0", shape, compared, stays=stays)
+        compared = lane_registers(m, valid[1], "compared_1", shape, compared, stays=g.settles)
         codes = [Mux(clamps & ~value[-1], _clamped(value), 0) for value in self.values]
-        codes = lane_registers(m, valid[1], "code_0", CODE_BITS, codes, stays=stays)
-        for level in range(_STAGES):
-            # The first `level` bits of a code are known, and in this stage one more. They address
-            # the threshold that the next stage compares with.
-            stage = level + self.VALUE_DELAY + 1
+        codes = lane_registers(m, valid[1], "code_1", CODE_BITS, codes, stays=g.settles)
+        for stage in range(self.VALUE_DELAY + 1, self.LATENCY):
+            level, between = divmod(stage - self.VALUE_DELAY - 1, LEVEL_CYCLES)
             known = codes
-            if level < count:
+            if not between and level < count:
+                # The first `level` bits of a code are known, and in this stage one more. They are
+                # the place of the threshold that comes next.
                 longer = [
                     Cat(value >= threshold, code)[:CODE_BITS]
-                    for value, threshold, code in zip(
-                        compared, levels[level].data, codes, strict=True
-                    )
+                    for value, threshold, code in zip(compared, read[level], codes, strict=True)
                 ]
-                known = [
-                    Mux(searches[level], more, code)
-                    for more, code in zip(longer, codes, strict=True)
-                ]
-            if level + 1 < count:
-                m.d.comb += [
-                    port.eq(more) for port, more in zip(levels[level + 1].code, longer, strict=True)
-                ]
-                name = f"compared_{level + 1}"
-                compared = lane_registers(m, valid[stage], name, shape, compared, stays=stays)
-            if level + 1 < _STAGES:
-                name = f"code_{level + 1}"
+                search = known_before(wanted(level, stage - 1), f"searches_{level}")
+                known = [Mux(search, more, code) for more, code in zip(longer, codes, strict=True)]
+                if level + 1 < count:
+                    at = stage if g.settles else stage - 1
+                    asks = known_before(valid[at] & wanted(level + 1, at), f"asks_{level + 1}")
+                    with m.If(asks):
+                        m.d.comb += [deeper.enable.eq(1), deeper.slot.eq(slot[stage])]
+                        m.d.comb += [
+                            port.eq(Cat(more[: level + 1], Const(1, 1)))
+                            for port, more in zip(deeper.position, longer, strict=True)
+                        ]
+            if stage + 1 < self.LATENCY:
+                name = f"code_{stage}"
                 codes = lane_registers(m, valid[stage], name, CODE_BITS, known, stays=stays)
+                if stage < self.VALUE_DELAY + 1 + LEVEL_CYCLES * (count - 1):
+                    name = f"compared_{stage}"
+                    compared = lane_registers(
+                        m, valid[stage], name, shape, compared, stays=g.settles
+                    )
             else:
                 with m.If(valid[stage]):
                     for lane, (port, code) in enumerate(zip(self.codes, known, strict=True)):

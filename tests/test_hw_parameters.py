@@ -32,8 +32,8 @@ async def write(ctx, dut, slots, memory=Memory.PARAMETER):
 async def read(ctx, port, slot, places=()):
     """What a port answers, which must stay while the port is not enabled."""
     ctx.set(port.slot, slot)
-    for code, place in zip(port.code if places else (), places, strict=True):
-        ctx.set(code, place)
+    for position, place in zip(port.position if places else (), places, strict=True):
+        ctx.set(position, place)
     ctx.set(port.enable, 1)
     await ctx.tick()
     ctx.set(port.enable, 0)
@@ -70,17 +70,14 @@ def test_all_fields(sizes):
                     assert await read(ctx, port, slot) == expected, (slot, name)
             assert await read(ctx, dut.offset, slot) == rows[isa.ROW_OFFSET]
             for tensor, reads in enumerate(dut.thresholds):
-                for level in range(dut.geometry.threshold_levels):
-                    port = getattr(reads, f"level_{level}")
-                    for code in range(1 << level):
-                        # Lanes read different places of the tree.
-                        places = [(code + lane) % (1 << level) for lane in range(geometry.lanes)]
-                        tree = isa.THRESHOLD_ROWS[tensor]
-                        expected = [
-                            rows[tree[(1 << level) + place]][lane]
-                            for lane, place in enumerate(places)
-                        ]
-                        assert await read(ctx, port, slot, places) == expected
+                tree = isa.THRESHOLD_ROWS[tensor]
+                assert await read(ctx, reads.first, slot) == rows[tree[1]]
+                end = 1 << geometry.threshold_levels
+                for position in range(2, end):
+                    # Lanes read different places of the tree.
+                    places = [2 + (position + lane) % (end - 2) for lane in range(geometry.lanes)]
+                    expected = [rows[tree[place]][lane] for lane, place in enumerate(places)]
+                    assert await read(ctx, reads.deeper, slot, places) == expected
 
     simulate(dut, bench)
 
@@ -124,6 +121,6 @@ def test_lanes_and_slots_are_written_alone():
         slots[1][isa.ROW_OFFSET][2] = 12345
         for slot, rows in slots.items():
             assert await read(ctx, dut.offset, slot) == rows[isa.ROW_OFFSET]
-            assert await read(ctx, dut.thresholds[0].level_0, slot) == rows[2]
+            assert await read(ctx, dut.thresholds[0].first, slot) == rows[2]
 
     simulate(dut, bench)

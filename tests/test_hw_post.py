@@ -336,16 +336,17 @@ def test_instructions_without_results_complete_in_order():
     check(geometry, random_parameters(rng, geometry), instructions)
 
 
-def test_every_cycle_a_beat():
-    """2-bit codes, one step a beat: two instructions stream through without a gap between them."""
+@pytest.mark.parametrize(("second", "steps"), [(0, 1), (2, 2)])
+def test_beats_without_gaps(second, steps):
+    """2-bit codes: a beat a cycle, or two of them for two tensors, and none between instructions."""
     geometry = GEOMETRIES[1]
     rng = random.Random(6)
     allocator = Allocator(rng)
-    fast = {"scatter_groups": 1, "code1_bits": 2, "code2_bits": 2, "raw": 0, "residual": 1}
+    fast = {"scatter_groups": 1, "code1_bits": 2, "code2_bits": second, "raw": 0, "residual": 1}
     fast |= {"code1_to_activation": 1, "code1_to_output": 0, "source": Source.ARRAY}
     fast |= {"code2_to_activation": 0, "code2_to_output": 1, "residual_out": 1, "affine": 1}
     instructions = [random_instruction(rng, geometry, allocator, **fast) for _ in range(4)]
-    assert {item.fields["steps"] for item in instructions} == {1}
+    assert {item.fields["steps"] for item in instructions} == {steps}
     statistics = check(geometry, random_parameters(rng, geometry), instructions)
     assert statistics.saturations > 0
 

@@ -11,13 +11,14 @@ from palquant.hw import isa
 from palquant.hw.affine import result_bits
 from palquant.hw.parameters import ParameterMemory
 from palquant.hw.quantize import CODE_BITS, Quantize, compute
+from palquant.hw.threshold_search import search_cycles
 
 GEOMETRY = small_geometry("quantize", parameter_slots=3)
 T_MIN, T_MAX = -(1 << 23), (1 << 23) - 1
 
 
 def run(slots, beats, tensor=0, geometry=GEOMETRY):
-    """Codes of each beat (slot, bits, values, used, gap).
+    """Codes of each beat (slot, bits, values, used, gap), gaps as long as searches need at least.
 
     ``slots`` gives, for each slot and lane, (negate, thresholds by position); the other tensor
     gets the opposite ones.
@@ -42,6 +43,9 @@ def run(slots, beats, tensor=0, geometry=GEOMETRY):
             rows[slot][isa.THRESHOLD_ROWS[1 - tensor][position]] = [~number for number in numbers]
 
     cycles = parameter_writes(memory.write, geometry, rows)
+    beats = [
+        (*beat[:4], max(beat[4], search_cycles([0] * tensor + [beat[1]]) - 1)) for beat in beats
+    ]
     starts = []
     for slot, bits, _, _, gap in beats:
         starts.append(len(cycles))
