@@ -140,7 +140,7 @@ def test_other_training_processes_report_nothing(data, tmp_path, monkeypatch, ca
 @pytest.mark.parametrize(
     "text",
     [
-        "small is three stages of one block. Default: small (with --data: resnet18).",
+        "identity path. Default: small (with --data: resnet18).",
         "Height and width of the network's images. Default: 8 (with --data: 224).",
         "an incomplete last batch is left out. Default: 64 (with --data: 256 or 512).",
         "7x7 of stride 2 and a max- pool. Default: 3x3 (with --data: 7x7 or 3x3).",
