@@ -16,7 +16,7 @@ instruction's results can follow the last one's at once.
 
 from __future__ import annotations
 
-from amaranth import Module, signed
+from amaranth import Cat, Module, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -172,7 +172,7 @@ class PostProcessor(wiring.Component):
             reset=True,
         )
         m.d.comb += self.complete.eq(complete[-1])
-        m.d.sync += self.overrun.eq(beats.overrun | code_writer.overrun | residual_writer.overrun)
+        overruns = [unit.overrun for unit in (beats, code_writer, residual_writer, *quantizers)]
         m.d.comb += self.saturated.eq(affine.saturated)
 
         banks = ConfigurationBanks(
@@ -228,6 +228,14 @@ class PostProcessor(wiring.Component):
                 quantize.bits.eq(banks.select(tag[age], name)[name]),
                 quantize.used.eq(affine.used),
             ]
+        if g.code_tensors > 1 and g.threshold_levels > 1:
+            # A second tensor's values are gone, or its thresholds read along with the first's.
+            second = quantizers[1]
+            overruns += [
+                second.valid & valid[_QUANTIZE] & (second.bits != 0),
+                Cat(quantize.thresholds.deeper.enable for quantize in quantizers).all(),
+            ]
+        m.d.sync += self.overrun.eq(Cat(overruns).any())
         for writer, start in ((code_writer, _CODE_WRITER), (residual_writer, _RESIDUAL_WRITER)):
             m.d.comb += [
                 writer.valid.eq(valid[start]),

@@ -9,6 +9,7 @@ that the value reaches.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import combinations
 
 from amaranth import Cat, Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import wiring
@@ -71,6 +72,7 @@ class Quantize(wiring.Component):
         thresholds: ``Out(ThresholdReads(geometry))``.
         codes: ``Out(8).array(lanes)``, ``LATENCY`` cycles after ``valid`` and until the next
             beat's; 0 in lanes that hold no channel.
+        overrun: ``Out(1)``, strobe: beats came too fast, a threshold was not read.
     """
 
     #: Cycles from ``valid`` to ``values``.
@@ -91,6 +93,7 @@ class Quantize(wiring.Component):
                 "negate": Out(SlotRead(g, unsigned(1))),
                 "thresholds": Out(ThresholdReads(g)),
                 "codes": Out(CODE_BITS).array(g.lanes),
+                "overrun": Out(1),
             }
         )
 
@@ -141,6 +144,7 @@ class Quantize(wiring.Component):
         compared = lane_registers(m, valid[1], "compared_1", shape, compared, stays=g.settles)
         codes = [Mux(clamps & ~value[-1], _clamped(value), 0) for value in self.values]
         codes = lane_registers(m, valid[1], "code_1", CODE_BITS, codes, stays=g.settles)
+        asking: list[Value] = []
         for stage in range(self.VALUE_DELAY + 1, self.LATENCY):
             level, between = divmod(stage - self.VALUE_DELAY - 1, LEVEL_CYCLES)
             known = codes
@@ -156,6 +160,7 @@ class Quantize(wiring.Component):
                 if level + 1 < count:
                     at = stage if g.settles else stage - 1
                     asks = known_before(valid[at] & wanted(level + 1, at), f"asks_{level + 1}")
+                    asking.append(asks)
                     with m.If(asks):
                         m.d.comb += [deeper.enable.eq(1), deeper.slot.eq(slot[stage])]
                         m.d.comb += [
@@ -174,6 +179,7 @@ class Quantize(wiring.Component):
                 with m.If(valid[stage]):
                     for lane, (port, code) in enumerate(zip(self.codes, known, strict=True)):
                         m.d.sync += port.eq(Mux(used[-1][lane], code, 0))
+        m.d.comb += self.overrun.eq(Cat(a & b for a, b in combinations(asking, 2)).any())
         return m
 
 

@@ -338,7 +338,7 @@ def test_instructions_without_results_complete_in_order():
 
 @pytest.mark.parametrize(("second", "steps"), [(0, 1), (2, 2)])
 def test_beats_without_gaps(second, steps):
-    """2-bit codes: a beat a cycle, or two of them for two tensors, and none between instructions."""
+    """2-bit codes: a beat a cycle, or in two for two tensors, and no gap between instructions."""
     geometry = GEOMETRIES[1]
     rng = random.Random(6)
     allocator = Allocator(rng)
@@ -388,13 +388,26 @@ def test_overrun_is_reported():
         simulate(dut, bench)
 
 
-def test_steps_that_are_too_few_are_reported():
-    """Two 4-bit tensors in one memory take four steps; pacing for three is an overrun."""
+@pytest.mark.parametrize(
+    ("bits", "groups", "least"),
+    [
+        ((2, 0), 4, 4),  # one word for each group
+        ((3, 0), 1, 3),  # a lane's thresholds are read in turn
+        ((4, 0), 1, 5),
+        ((2, 2), 1, 2),
+        ((2, 4), 1, 6),
+        ((0, 1), 1, 2),  # the second tensor is a cycle behind
+    ],
+)
+def test_steps_that_are_too_few_are_reported(bits, groups, least):
     geometry = GEOMETRIES[0]
-    for steps in (3, 4):
+    for steps in (least - 1, least):
         dut = PostProcessor(geometry)
-        fields = {"steps": steps, "scatter_groups": 1, "code1_bits": 4, "code2_bits": 3}
-        fields |= {"code1_to_output": 1, "code2_to_output": 1, "output_columns": 1}
+        fields = {"steps": steps, "scatter_groups": groups, "output_columns": 1}
+        fields |= {"code1_bits": bits[0], "code1_to_activation": 1}
+        fields |= {"code2_bits": bits[1], "code2_to_output": 1}
+        unused = {"raw": 0, "code1_to_output": 0, "code2_to_activation": 0}
+        assert isa.beat_steps(unused | fields, geometry) == least
 
         async def bench(ctx, dut=dut, fields=fields):
             ctx.set(dut.configuration.fields, fields)
@@ -407,6 +420,6 @@ def test_steps_that_are_too_few_are_reported():
             for _ in range(2 * PostProcessor.LATENCY):
                 seen += ctx.get(dut.overrun)
                 await ctx.tick()
-            assert bool(seen) == (fields["steps"] == 3)
+            assert bool(seen) == (fields["steps"] < least)
 
         simulate(dut, bench)
