@@ -34,7 +34,7 @@ DEPTHS = {
     Memory.RESIDUAL: "residual_words",
     Memory.OUTPUT: "output_words",
 }
-#: Fields of a slot's control row, and how often each is stored.
+#: Fields of a slot's control row, and how often each is stored where each has a memory.
 _CONTROL_FIELDS = {"scale": 1, "shift": 1, "valid": 1, "negate1": 1, "negate2": 1, "group": 2}
 
 
@@ -60,15 +60,18 @@ def _scratchpad_shape(memory: Memory, words: int, narrow: bool, *sizes: int) -> 
 
 
 @cache
-def _prefetch_shape(bus_bits: int) -> MemoryShape:
-    geometry = dataclasses.replace(PRESETS["tiny"], bus_bits=bus_bits, lanes=8, burst_beats=1)
+def _prefetch_shape(bus_bits: int, prefetch_units: int, overlap: bool) -> MemoryShape:
+    geometry = dataclasses.replace(
+        PRESETS["tiny"], bus_bits=bus_bits, lanes=8, burst_beats=1, prefetch_units=prefetch_units,
+        overlap=overlap, queue_depth=1,
+    )  # fmt: skip
     # A buffer keeps its first word in a register.
     return MemoryShape("prefetch", Prefetch(geometry).depth - 1, fetched_beat(geometry).size)
 
 
 def prefetch_shape(geometry: Geometry) -> MemoryShape:
     """What the fetch unit reads ahead into."""
-    return _prefetch_shape(geometry.bus_bits)
+    return _prefetch_shape(geometry.bus_bits, geometry.prefetch_units, geometry.overlap)
 
 
 def parameter_shapes(geometry: Geometry) -> tuple[MemoryShape, ...]:
@@ -76,11 +79,15 @@ def parameter_shapes(geometry: Geometry) -> tuple[MemoryShape, ...]:
     g = geometry
     per_beat = g.bus_bits // PARAMETER_BITS
     parts = g.lanes // per_beat
-    bits = {name: PARAMETER_CONTROL[name].width for name in _CONTROL_FIELDS}
+    unused = {f"negate{tensor + 1}" for tensor in range(g.code_tensors, 2)}
+    stored = {name: number for name, number in _CONTROL_FIELDS.items() if name not in unused}
+    bits = {name: PARAMETER_CONTROL[name].width for name in stored}
     bits["scale"] = min(bits["scale"], g.scale_bits)
+    if g.settles:  # they share one memory
+        stored, bits = {"control": 1}, {"control": sum(bits.values())}
     shapes = [
         MemoryShape(name, g.parameter_slots, per_beat * bits[name], count=parts * number)
-        for name, number in _CONTROL_FIELDS.items()
+        for name, number in stored.items()
     ]
     shapes.append(MemoryShape("offset", g.parameter_slots, per_beat * g.offset_bits, count=parts))
     # A slot's first threshold is read by all lanes at once; the further ones lane by lane, from a

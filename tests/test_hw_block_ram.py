@@ -89,17 +89,21 @@ def elaborated_shapes(geometry):
             yield MemoryShape(module.split()[0], int(depth), int(width), 1, registered)
 
 
-def test_no_memory_is_forgotten():
-    geometry = PRESETS["tiny"]
+@pytest.mark.parametrize(("name", "memories"), [("tiny", 100), ("icebreaker", 30)])
+def test_no_memory_is_forgotten(name, memories):
+    geometry = PRESETS[name]
     found = Counter(
         (shape.depth, shape.width, shape.registered, map_memory(shape).blocks)
         for shape in elaborated_shapes(geometry)
     )
-    assert found.total() > 100
+    assert found.total() > memories
     for shape in memory_shapes(geometry):
         blocks = map_memory(dataclasses.replace(shape, enables=1)).blocks
         key = (shape.depth, shape.width, shape.registered, blocks)
         found[key] -= shape.count
     assert min(found.values()) >= 0, "a memory does not exist"
     assert not any(blocks for (*_, blocks), left in found.items() if left), "a memory is missing"
-    assert block_rams(geometry) == 114  # as synthesised
+
+
+def test_block_rams_are_as_many_as_synthesised():
+    assert block_rams(PRESETS["tiny"]) == 114
