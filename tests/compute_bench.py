@@ -145,7 +145,7 @@ class Bench:
             if activity in (Activity.ARRAY, Activity.POOL):
                 issued += 1
                 if issued in ends:
-                    self.last_words.append(cycle)
+                    self.last_words.append(cycle - 1)  # an activity is told a cycle late
             if ctx.get(self.dut.complete):
                 self.completions.append(cycle)
             self.overruns += ctx.get(self.dut.overrun)

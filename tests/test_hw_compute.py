@@ -255,7 +255,7 @@ def test_activities_add_up():
     slots = random_parameters(seeded("activities"), g)
     expected = Expected(g, slots, 4)
     both = {"code1_bits": 4, "code1_to_output": 1, "code2_bits": 4, "code2_to_output": 1,
-            "code1_to_activation": 0, "code2_output_address": 1024, "steps": 4}  # fmt: skip
+            "code1_to_activation": 0, "code2_output_address": 1024, "steps": 6}  # fmt: skip
     for number in (1, 2):
         both |= {f"code{number}_pixel_stride": 4, f"code{number}_row_stride": 32}
     scattered = both | {"scatter_groups": 3, "steps": 12}
@@ -264,9 +264,9 @@ def test_activities_add_up():
     bench = Bench(g, slots, program, 4).run()
     check(bench, expected)
     counts = {activity: bench.activities.count(activity) for activity in Activity}
-    assert counts[Activity.OUTPUT] == 31 * 3 * g.beats
+    assert counts[Activity.OUTPUT] == 31 * 5 * g.beats
     # The first result of the second instruction still waits for the last of the first.
-    assert counts[Activity.MERGE] == 31 * 11 * g.beats + 3 * g.beats - 2
+    assert counts[Activity.MERGE] == 31 * 11 * g.beats + 5 * g.beats - 2
     assert counts[Activity.DRAIN] == bench.completions[1] - bench.last_words[1] - 1
     assert sum(counts.values()) == len(bench.activities)
 
