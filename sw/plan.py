@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from palquant.errors import CapacityError
 from palquant.hw.config import Geometry
+from palquant.sw.buffers import Tiling
 from palquant.sw.constants import Constants
 from palquant.sw.cost import Cost
 from palquant.sw.fuse import Group, Member
@@ -17,7 +18,8 @@ from palquant.sw.graph import Kind
 from palquant.sw.layout import TensorLayout
 from palquant.sw.network import PlacedNetwork
 from palquant.sw.segments import Segment
-from palquant.sw.tile import OnChip, Tiling, home
+from palquant.sw.slices import slicings
+from palquant.sw.tile import OnChip, home
 
 #: Beats that a group's last tile may store; taller tiles are lowered if that costs nothing.
 MAX_TAIL_BEATS = 2048
@@ -72,9 +74,13 @@ class Planner:
             if self.network.last_use(name) <= group.members[-1].index:
                 self.chip.release(self.network.layouts[name])
 
-    def segments(self, group: Group) -> list[list[Segment]]:
-        """Segments of each layer of a group."""
-        return [self.constants.segments(member.layer) for member in group.members]
+    def segments(self, group: Group, tiling: Tiling) -> list[list[list[Segment]]]:
+        """Segments of each layer of a group, for each slice of channels that tiles are cut into."""
+        whole = [self.constants.segments(member.layer) for member in group.members]
+        if not tiling.slices:
+            return [whole]
+        lanes = self.geometry.tout
+        return [[part.cut(segments, lanes) for segments in whole] for part in tiling.slices]
 
     # Groups
 
@@ -89,11 +95,36 @@ class Planner:
                 tiling = self.chip.tile(group, 1 if by_parts else None)
                 if not by_parts or not group.levels[-1]:
                     return group, tiling
-            except CapacityError:
+            except CapacityError as refusal:
                 if len(group.members) == 1:
-                    raise
+                    return group, self._slice(group, refusal)
             most = len(group.members) - 1
             self.chip.restore(before)
+
+    def _slice(self, group: Group, refusal: CapacityError) -> Tiling:
+        """The best way to compute a lone layer in slices of its channels, if it is a pool.
+
+        Raises:
+            CapacityError: ``refusal`` if it is not, or not to be sliced; otherwise what the
+                smallest slice needs.
+        """
+        (member,) = group.members
+        kept, best = self.chip.state(), None
+        if self.chip.policy.slices:
+            for slices in slicings(member, self.constants.segments(member.layer), self.geometry):
+                self.chip.restore(kept)
+                try:
+                    tiling = self.chip.tile(group, slices=slices)
+                except CapacityError as error:
+                    refusal = error
+                    continue
+                cost = self.cost.estimate(group, tiling)
+                if best is None or cost < best[0]:
+                    best = cost, tiling, self.chip.state()
+        if best is None:
+            raise refusal
+        self.chip.restore(best[2])
+        return best[1]
 
     def _collect(self, first: int, most: int) -> Group:
         group = Group()
@@ -146,7 +177,11 @@ class Planner:
         may have to wait for it.
         """
         beats = self.cost.beats(group, tiling)
-        while tiling.rows > 1 and self.cost.stored_beats(group, tiling.spans[0]) > MAX_TAIL_BEATS:
+        while (
+            not tiling.slices
+            and tiling.rows > 1
+            and self.cost.stored_beats(group, tiling.spans[0]) > MAX_TAIL_BEATS
+        ):
             before = self.chip.state()
             self.chip.release_buffers(tiling)
             try:
