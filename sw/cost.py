@@ -50,6 +50,12 @@ class Cost:
         ]
         constants = self._constants(group, tiles)
         cycles = sum(work)
+        if constants > self._constants(group, 1):
+            # Each tile's weights arrive beside it, however low it is.
+            height = members[-1].layer.shape.height
+            for spans in tiling.spans:
+                first, last = spans[-1]
+                cycles += max(0, constants // tiles - sum(work) * (last - first) // height)
         if not tiling.doubled and tiles > 1:
             for own, moved in zip(work, map(sum, zip(loaded, stored, strict=True)), strict=True):
                 cycles += max(0, moved - (sum(work) - own))

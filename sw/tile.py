@@ -140,13 +140,20 @@ class OnChip:
             return True
         return not group.kept[layout.name] and not group.passes(layout.name)
 
-    def tile(self, group: Group, most: int | None = None, slices: Slices = ()) -> Tiling:
+    def tile(
+        self,
+        group: Group,
+        most: int | None = None,
+        slices: Slices = (),
+        single: bool = False,
+    ) -> Tiling:
         """Allot the buffers of the tallest tile that fits.
 
         Parameters:
             group: The layers.
             most: Rows of a tile at most.
             slices: How the channels of a lone pool are cut; empty if they are not.
+            single: Whether no buffer is doubled.
 
         Raises:
             CapacityError: Not even one output row fits; names layer, memory, and what it needs.
@@ -158,6 +165,7 @@ class OnChip:
         for rows, copies in _candidates(height, bool(slices)):
             if most is not None and rows > most:
                 continue
+            copies = 1 if single else copies
             spans = tile_spans(group, rows)
             wanted = self._buffers(group, spans, slices)
             extents_fit = _extents_fit(group, spans)
