@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from palquant.errors import CapacityError
@@ -52,16 +54,16 @@ def compile_graph(graph: Graph, geometry: Geometry, keep_all: bool = True) -> Me
         graph=graph,
         input=layouts[graph.input.name],
         gathered=network.lowered.gathered.name if network.lowered.gathered else None,
-        tensors={name: (layouts[name], at) for name, at in emitter.offsets.items()},
+        tensors={name: (layouts[name], at) for name, at in emitter.transfers.offsets.items()},
         layers=[_record(network, layer) for layer in network.layers],
-        output_bytes=emitter.output_bytes,
+        output_bytes=emitter.transfers.output_bytes,
     )
 
 
 def _emit(network: PlacedNetwork, keep_all: bool) -> tuple[Emitter, list[Step]]:
     """Emit with as much on chip as possible; the last policy's refusal is the final one."""
-    for share in RESIDENT_SHARES:
-        emitter = Emitter(network, Policy(share, keep_all))
+    for slices, share in itertools.product((False, True), RESIDENT_SHARES):
+        emitter = Emitter(network, Policy(share, keep_all, slices))
         try:
             return emitter, emitter.emit()
         except CapacityError as error:
@@ -131,7 +133,7 @@ def _link(prologue: list[Instruction], body: list[Instruction], emitter: Emitter
         "program_offset": start,
         "body_offset": body_offset,
         "input_bytes": network.layouts[network.graph.input.name].bytes,
-        "output_bytes": emitter.output_bytes,
+        "output_bytes": emitter.transfers.output_bytes,
     }
     filling = bytes(constants - end)
     return seal(header, code + filling + b"".join(emitter.constants.data.chunks))

@@ -8,13 +8,13 @@ from palquant.errors import UnsupportedLayerError
 from palquant.hw import isa
 from palquant.hw.config import Geometry
 from palquant.hw.isa import PoolOperation, Source
+from palquant.sw.buffers import Place
 from palquant.sw.graph import Convolution, MaxPool
 from palquant.sw.layer import Layer
 from palquant.sw.layout import TensorLayout
 from palquant.sw.network import PlacedNetwork
 from palquant.sw.pack import GroupInput
 from palquant.sw.segments import Part, Segment
-from palquant.sw.tile import Place
 
 
 @dataclass
@@ -104,14 +104,14 @@ def compute_fields(
         # share it find it at the same words.
         start = segment.start % layout.placement.slots
         f["residual_in_address"] = tile.residual_in.word + start // g.lanes
-        f["residual_in_row_stride"] = _stride(layout, tile.residual_in)
-        f["residual_in_pixel_stride"] = layout.pixel_words
-        f["residual_in_address"] += column * layout.pixel_words
+        f["residual_in_row_stride"] = tile.residual_in.row_step % (1 << g.address_bits)
+        f["residual_in_pixel_stride"] = tile.residual_in.pixel_step
+        f["residual_in_address"] += column * tile.residual_in.pixel_step
     stored = layer.residual_out or layer.logits
     if stored is not None:
         layout = network.layouts[stored]
         f |= _residual_fields(layout, tile, segment)
-        f["residual_out_address"] += column * layout.pixel_words
+        f["residual_out_address"] += column * f["residual_out_pixel_stride"]
     for number in (1, 2):
         prefix = f"code{number}_"
         f |= {prefix + "bits": 0, prefix + "to_activation": 0, prefix + "to_output": 0}
@@ -121,16 +121,11 @@ def compute_fields(
             f |= _code_fields(prefix, layout, tile, segment)
             f[prefix + "bits"] = code.bits
             for memory in ("activation", "output"):
-                f[f"{prefix}{memory}_address"] += column * layout.pixel_words
+                f[f"{prefix}{memory}_address"] += column * f[prefix + "pixel_stride"]
     f["steps"] = _steps(layer, f, g)
     if tile.gaps and not isinstance(layer.operation, Convolution):
         f["steps"] = max(f["steps"], min(_STEPS_MAX, f["kernel_rows"] * f["kernel_columns"] + 1))
     return f
-
-
-def _stride(layout: TensorLayout, place: Place) -> int:
-    """Words from a tensor's row to the next, modulo the address space."""
-    return place.step * layout.row_words % (1 << layout.geometry.address_bits)
 
 
 #: Largest value of the field.
@@ -191,7 +186,7 @@ def _input_fields(
     wrap = 1 << g.address_bits
     node = layer.operation
     layout = network.layouts[network.stored(layer.input)]
-    row_step, pixel_step = tile.input_start.step * layout.row_words, layout.pixel_words
+    row_step, pixel_step = tile.input_start.row_step, tile.input_start.pixel_step
     kernel = node.weight.shape[2:] if isinstance(node, Convolution) else node.kernel
     first_column = -node.padding[1]
     start = tile.input_start.word + tile.input_tap * row_step + first_column * pixel_step
@@ -257,8 +252,8 @@ def _residual_fields(layout: TensorLayout, tile: TileAddresses, segment: Segment
     return {
         "residual_out": 1,
         "residual_out_address": start.word + words,
-        "residual_out_row_stride": _stride(layout, start),
-        "residual_out_pixel_stride": layout.pixel_words,
+        "residual_out_row_stride": start.row_step % (1 << layout.geometry.address_bits),
+        "residual_out_pixel_stride": start.pixel_step,
         "residual_out_group_stride": layout.group_words if scattered else 0,
     }
 
@@ -268,14 +263,14 @@ def _code_fields(
 ) -> dict[str, int]:
     offset = segment.base // layout.geometry.tin * layout.digits
     resident, buffer = tile.resident[layout.name], tile.buffer[layout.name]
-    steps = {place.step for place in (resident, buffer) if place is not None}
-    assert len(steps) == 1, "both memories have their rows in the same order"
+    steps = {(at.row_step, at.pixel_step) for at in (resident, buffer) if at is not None}
+    ((row_step, pixel_step),) = steps  # both memories have their rows in the same order
     return {
         prefix + "to_activation": int(resident is not None),
         prefix + "to_output": int(buffer is not None),
         prefix + "activation_address": 0 if resident is None else resident.word + offset,
         prefix + "output_address": 0 if buffer is None else buffer.word + offset,
-        prefix + "row_stride": steps.pop() * layout.row_words % (1 << layout.geometry.address_bits),
-        prefix + "pixel_stride": layout.pixel_words,
+        prefix + "row_stride": row_step % (1 << layout.geometry.address_bits),
+        prefix + "pixel_stride": pixel_step,
         prefix + "group_stride": layout.group_words if segment.scatter > 1 else 0,
     }

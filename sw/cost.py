@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from palquant.hw.config import Geometry
+from palquant.sw.buffers import Role, Tiling
 from palquant.sw.constants import Constants
 from palquant.sw.fuse import Group, Member
 from palquant.sw.graph import Kind
 from palquant.sw.strips import Span
-from palquant.sw.tile import OnChip, Tiling
+from palquant.sw.tile import OnChip
+
+#: Beats that a row of a transfer costs at least: each is a burst, of which few are in flight.
+SHORT_ROW = 8
+#: Cycles from the last beat of a store to the COMPUTE that waits for it, roughly.
+ANSWER = 64
 
 
 class Cost:
@@ -44,14 +50,46 @@ class Cost:
         ]
         constants = self._constants(group, tiles)
         cycles = sum(work)
+        if constants > self._constants(group, 1):
+            # Each tile's weights arrive beside it, however low it is.
+            height = members[-1].layer.shape.height
+            for spans in tiling.spans:
+                first, last = spans[-1]
+                cycles += max(0, constants // tiles - sum(work) * (last - first) // height)
         if not tiling.doubled and tiles > 1:
             for own, moved in zip(work, map(sum, zip(loaded, stored, strict=True)), strict=True):
                 cycles += max(0, moved - (sum(work) - own))
+        if tiling.slices:
+            cycles = self._sliced_cycles(group, tiling, work[0])
         cycles = max(cycles, sum(loaded) + constants, sum(stored))
         if len(members) > 1 and constants > self._constants(group, 1):
             block = max(self.constants.block_beats(each.layer) for each in members)
             cycles += tiles * block * constants // sum(work)
         return cycles, sum(loaded) + constants + sum(stored)
+
+    def _sliced_cycles(self, group: Group, tiling: Tiling, work: int) -> int:
+        """Cycles that a layer takes, roughly, if tiles are computed by slices of their channels.
+
+        A slice waits until the results of the one before it have left.
+        """
+        (member,) = group.members
+        loaded = stored = 0
+        for spans in tiling.spans:
+            first, last = spans[0]
+            _, low, high = member.layer.input_rows(first, last)
+            for part in tiling.slices:
+                source, *results = (
+                    max(part.words * layout.word_bytes // self.geometry.bus_bytes, SHORT_ROW)
+                    * layout.shape.width
+                    for layout in (member.reads[0], *member.writes)
+                    if layout is member.reads[0]
+                    or tiling.slice_in(Role.STRIP, member.index, layout, 0) is not None
+                )
+                loaded += (high - low) * source
+                stored += (last - first) * sum(results) + ANSWER
+        if not self.chip.loads(group, member.reads[0]):
+            loaded = 0
+        return max(work + stored, loaded) if tiling.doubled else work + stored + loaded
 
     def beats(self, group: Group, tiling: Tiling) -> int:
         """Bus beats that a group's tiles load and store."""

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from palquant.hw.config import Geometry
-from palquant.hw.isa import Base, Memory, Opcode
+from palquant.hw.isa import Memory, Opcode
+from palquant.sw.buffers import Place, Role, Tiling
 from palquant.sw.compute_fields import TileAddresses, compute_fields
-from palquant.sw.constants import MAX_ROW_BEATS, Constants
+from palquant.sw.constants import Constants
 from palquant.sw.fuse import Group, Member
 from palquant.sw.graph import Kind
 from palquant.sw.layout import TensorLayout
@@ -21,8 +22,10 @@ from palquant.sw.network import PlacedNetwork
 from palquant.sw.plan import Planner
 from palquant.sw.schedule import Instruction, Step
 from palquant.sw.segments import Part, Segment
+from palquant.sw.slices import ChannelSlice
 from palquant.sw.strips import Span
-from palquant.sw.tile import OnChip, Place, Policy, Role, Tiling, home
+from palquant.sw.tile import OnChip, Policy, home
+from palquant.sw.transfers import Transfers
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +38,7 @@ class _Tile:
         number: Number of the tile.
         member: The layer.
         span: Its rows.
+        turn: Number of the slice of channels, if the tile is computed in slices.
     """
 
     group: Group
@@ -42,13 +46,23 @@ class _Tile:
     number: int
     member: Member
     span: Span
+    turn: int = 0
+
+    def slice_in(self, role: Role, layout: TensorLayout) -> ChannelSlice | None:
+        """The slice of channels that a buffer of this layer holds, or None if it holds all."""
+        return self.tiling.slice_in(role, self.member.index, layout, self.turn)
+
+    @property
+    def ends(self) -> bool:
+        """Whether all channels are computed behind it."""
+        return self.turn == max(1, len(self.tiling.slices)) - 1
 
     def find(
         self, role: Role, layout: TensorLayout, row: int, index: int | None = None
     ) -> Place | None:
         """Where a row lies in a buffer of this layer or of layer ``index``, if there is one."""
         index = self.member.index if index is None else index
-        return self.tiling.find(role, index, layout.name, self.number, row)
+        return self.tiling.find(role, index, layout.name, self.number, row, self.turn)
 
 
 class Emitter:
@@ -60,8 +74,7 @@ class Emitter:
 
     Attributes:
         constants: Weights and parameters.
-        offsets: Byte offset of each stored tensor in the output region.
-        output_bytes: Size of the output region of one image.
+        transfers: Loads and stores, and where tensors lie in the output region.
         groups: Indices of the layers that were computed together.
     """
 
@@ -69,8 +82,7 @@ class Emitter:
         self.network = network
         self.geometry: Geometry = network.geometry
         self.constants = Constants(network)
-        self.offsets: dict[str, int] = {}
-        self.output_bytes = 0
+        self.transfers = Transfers(network)
         self.chip = OnChip(network.geometry, policy, network.graph.output.name)
         self.planner = Planner(network, self.chip, self.constants)
         self.groups: list[tuple[int, ...]] = []
@@ -99,21 +111,25 @@ class Emitter:
         return is_input and source.name not in self.chip.resident and self.chip.keep(source)
 
     def _emit_group(self, group: Group, tiling: Tiling, fresh_input: bool) -> None:
-        segments = self.planner.segments(group)
+        turns = self.planner.segments(group, tiling)
         layers = [member.layer for member in group.members]
-        self.constants.begin(list(zip(layers, segments, strict=True)))
+        self.constants.begin([each for parts in turns for each in zip(layers, parts, strict=True)])
         for number, spans in enumerate(tiling.spans):
-            for member, level, parts in zip(group.members, group.levels, segments, strict=True):
-                tile = _Tile(group, tiling, number, member, spans[level])
-                loads = self._loads(tile, fresh_input)
-                fresh_input = False
-                for first, last in self._turns(tile):
-                    rows = self._addresses(tile, first, last)
-                    steps = [step for part in parts for step in self._steps(member, rows, part)]
-                    steps[0].loads += loads
-                    steps[-1].stores += self._stores(tile, first, last)
-                    self.steps += steps
-                    loads = []
+            for turn, segments in enumerate(turns):
+                for member, level, parts in zip(group.members, group.levels, segments, strict=True):
+                    tile = _Tile(group, tiling, number, member, spans[level], turn)
+                    self._emit_tile(tile, parts, fresh_input)
+                    fresh_input = False
+
+    def _emit_tile(self, tile: _Tile, segments: list[Segment], fresh_input: bool) -> None:
+        loads = self._loads(tile, fresh_input)
+        for first, last in self._turns(tile):
+            rows = self._addresses(tile, first, last)
+            steps = [step for part in segments for step in self._steps(tile.member, rows, part)]
+            steps[0].loads += loads
+            steps[-1].stores += self._stores(tile, first, last)
+            self.steps += steps
+            loads = []
 
     # Tiles
 
@@ -148,7 +164,12 @@ class Emitter:
             residual_in=self._added(tile, first),
             # Stores read the residual memory through the same port as a pool, every cycle of which
             # is a read, and would wait until it ends. In a group, the other layers give them time.
-            gaps=len(group.members) == 1 and Memory.RESIDUAL in map(home, stored),
+            # What leaves slice by slice does so before the next one is computed.
+            gaps=len(group.members) == 1
+            and any(
+                home(out) is Memory.RESIDUAL and tile.slice_in(Role.STRIP, out) is None
+                for out in stored
+            ),
             resident={out.name: self._made(tile, out, first) for out in member.writes},
             buffer={out.name: tile.find(Role.WRITE, out, first) for out in member.writes},
         )
@@ -156,7 +177,7 @@ class Emitter:
     def _read(self, tile: _Tile, layout: TensorLayout, row: int) -> Place:
         """Where a row of a tensor that a tile reads lies."""
         if layout.name in self.chip.resident:
-            return Place(self.chip.resident[layout.name] + row * layout.row_words)
+            return Place.whole(layout, self.chip.resident[layout.name], row)
         if layout.name in tile.group.strips:
             found = tile.find(Role.STRIP, layout, row, tile.group.maker(layout.name))
         else:
@@ -167,7 +188,7 @@ class Emitter:
     def _made(self, tile: _Tile, layout: TensorLayout, row: int) -> Place | None:
         """Where a row of a tensor that a tile makes lies, or None if it is in the output buffer."""
         if tile.group.kept[layout.name]:
-            return Place(self.chip.resident[layout.name] + row * layout.row_words)
+            return Place.whole(layout, self.chip.resident[layout.name], row)
         return tile.find(Role.STRIP, layout, row)
 
     def _added(self, tile: _Tile, row: int) -> Place | None:
@@ -182,25 +203,29 @@ class Emitter:
 
     def _loads(self, tile: _Tile, fresh_input: bool) -> list[Instruction]:
         """Loads of a tile's input rows and residual rows, where they are not on chip."""
-        loads = []
+        loads: list[Instruction] = []
         member = tile.member
         source, *residual = member.reads
         first, last = tile.span
         _, low, high = member.layer.input_rows(first, last)
+        part = tile.slice_in(Role.READ, source)
         if fresh_input:
             low, high = 0, source.shape.height
         if fresh_input or self.chip.loads(tile.group, source):
-            start = self._read(tile, source, low).word
-            loads += self._rows(Opcode.LOAD, member, source, start, low, high - low)
+            place, rows = self._read(tile, source, low), (low, high)
+            if part is None:
+                loads += self.transfers.rows(Opcode.LOAD, member.index, source, place.word, rows)
+            else:
+                loads += self.transfers.sliced(Opcode.LOAD, member.index, source, part, place, rows)
         if residual and self.chip.loads(tile.group, residual[0]):
-            place = self._added(tile, first)
-            assert place is not None
-            loads += self._rows(Opcode.LOAD, member, residual[0], place.word, first, last - first)
+            added, rows = self._added(tile, first), (first, last)
+            assert added is not None
+            loads += self.transfers.rows(Opcode.LOAD, member.index, residual[0], added.word, rows)
         return loads
 
     def _stores(self, tile: _Tile, first: int, last: int) -> list[Instruction]:
         """Stores of rows of a tile's results, where they are not to stay on chip alone."""
-        stores = []
+        stores: list[Instruction] = []
         for layout in tile.member.writes:
             if not self.chip.goes_to_dram(layout, tile.group):
                 continue
@@ -210,56 +235,19 @@ class Emitter:
             if codes:
                 place = tile.find(Role.WRITE, layout, first)
             assert place is not None
-            # Rows that lie backwards leave one by one: a transfer has no negative strides.
-            most = last - first if place.step > 0 else 1
-            for row in range(first, last, most):
-                start = place.word + (row - first) * place.step * layout.row_words
-                stores += self._rows(Opcode.STORE, tile.member, layout, start, row, most, memory)
-        return stores
-
-    def _rows(
-        self,
-        opcode: Opcode,
-        member: Member,
-        layout: TensorLayout,
-        start: int,
-        first: int,
-        rows: int,
-        memory: Memory | None = None,
-    ) -> list[Instruction]:
-        """Transfers of ``rows`` rows of a tensor between DRAM and word ``start`` on chip."""
-        g = self.geometry
-        is_input = layout.name == self.network.graph.input.name
-        base = Base.INPUT if is_input else Base.OUTPUT
-        offset = (0 if is_input else self._dram(layout)) + first * layout.row_bytes
-        address = start * layout.word_bytes // g.bus_bytes
-        most = max(1, MAX_ROW_BEATS // layout.row_beats)
-        found = []
-        for done in range(0, rows, most):
-            count = min(most, rows - done)
-            found.append(
-                Instruction(
-                    opcode,
-                    {
-                        "layer": member.index,
-                        "memory": home(layout) if memory is None else memory,
-                        "base": base,
-                        "rows": 1,
-                        "row_beats": count * layout.row_beats,
-                        "address": address + done * layout.row_beats,
-                        "dram_offset": offset + done * layout.row_bytes,
-                    },
-                    g,
+            index = tile.member.index
+            part = tile.slice_in(Role.STRIP, layout)
+            if part is not None and not codes:
+                stores += self.transfers.sliced(
+                    Opcode.STORE, index, layout, part, place, (first, last)
                 )
-            )
-        return found
-
-    def _dram(self, layout: TensorLayout) -> int:
-        """Offset of a tensor in the output region, allotted when first asked for."""
-        if layout.name not in self.offsets:
-            self.offsets[layout.name] = self.output_bytes
-            self.output_bytes += layout.bytes
-        return self.offsets[layout.name]
+            elif tile.ends:
+                # Rows that lie backwards leave one by one: a transfer has no negative strides.
+                most = last - first if place.row_step > 0 else 1
+                for row in range(first, last, most):
+                    start, rows = place.word + (row - first) * place.row_step, (row, row + most)
+                    stores += self.transfers.rows(Opcode.STORE, index, layout, start, rows, memory)
+        return stores
 
     # Segments
 

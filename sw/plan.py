@@ -8,8 +8,11 @@ long computation takes no time. An estimate decides (see ``cost``).
 
 from __future__ import annotations
 
+from typing import Any
+
 from palquant.errors import CapacityError
 from palquant.hw.config import Geometry
+from palquant.sw.buffers import Tiling
 from palquant.sw.constants import Constants
 from palquant.sw.cost import Cost
 from palquant.sw.fuse import Group, Member
@@ -17,7 +20,8 @@ from palquant.sw.graph import Kind
 from palquant.sw.layout import TensorLayout
 from palquant.sw.network import PlacedNetwork
 from palquant.sw.segments import Segment
-from palquant.sw.tile import OnChip, Tiling, home
+from palquant.sw.slices import slicings
+from palquant.sw.tile import OnChip, home
 
 #: Beats that a group's last tile may store; taller tiles are lowered if that costs nothing.
 MAX_TAIL_BEATS = 2048
@@ -72,9 +76,13 @@ class Planner:
             if self.network.last_use(name) <= group.members[-1].index:
                 self.chip.release(self.network.layouts[name])
 
-    def segments(self, group: Group) -> list[list[Segment]]:
-        """Segments of each layer of a group."""
-        return [self.constants.segments(member.layer) for member in group.members]
+    def segments(self, group: Group, tiling: Tiling) -> list[list[list[Segment]]]:
+        """Segments of each layer of a group, for each slice of channels that tiles are cut into."""
+        whole = [self.constants.segments(member.layer) for member in group.members]
+        if not tiling.slices:
+            return [whole]
+        lanes = self.geometry.tout
+        return [[part.cut(segments, lanes) for segments in whole] for part in tiling.slices]
 
     # Groups
 
@@ -86,30 +94,107 @@ class Planner:
             by_parts = any(self.constants.parts(member.layer) for member in group.members)
             try:
                 # Where a result takes several COMPUTEs, they see one row of results at a time.
-                tiling = self.chip.tile(group, 1 if by_parts else None)
-                if not by_parts or not group.levels[-1]:
+                if not by_parts:
+                    return self._roomier(group, self._cut(group), before)
+                tiling = self.chip.tile(group, 1)
+                if not group.levels[-1]:
                     return group, tiling
-            except CapacityError:
+            except CapacityError as refusal:
                 if len(group.members) == 1:
-                    raise
+                    return group, self._slice(group, refusal)
             most = len(group.members) - 1
             self.chip.restore(before)
 
-    def _collect(self, first: int, most: int) -> Group:
+    def _roomier(self, group: Group, tiling: Tiling, before: Any) -> tuple[Group, Tiling]:
+        """Without results that stay, if the room that they take leaves low tiles in single buffers.
+
+        Parameters:
+            group: The layers.
+            tiling: How they are cut.
+            before: What was allotted before the group was formed.
+        """
+        if tiling.doubled or len(tiling.spans) == 1:
+            return group, tiling
+        after = self.chip.state()
+        self.chip.restore(before)
+        other = self._collect(group.members[0].index, len(group.members), lean=True)
+        if other.kept != group.kept and len(other.members) == len(group.members):
+            roomier = self._cut(other)
+            # The next layer has to load them.
+            again = sum(
+                layout.shape.height * layout.row_beats
+                for layout in map(self.network.layouts.__getitem__, group.kept)
+                if group.kept[layout.name] and not other.kept[layout.name]
+            )
+            cost = self.cost.estimate(other, roomier)[0] + again
+            if cost < self.cost.estimate(group, tiling)[0]:
+                return other, roomier
+        self.chip.restore(after)
+        return group, tiling
+
+    def _cut(self, group: Group) -> Tiling:
+        """A group in tiles as tall as fit.
+
+        Weights that do not stay are loaded for each tile. Where that takes longer than to wait for
+        transfers, tiles are taller, and no buffer is doubled.
+
+        Raises:
+            CapacityError: Not even one output row fits.
+        """
+        before = self.chip.state()
+        tiling = self.chip.tile(group)
+        layers = [(each.layer, self.constants.segments(each.layer)) for each in group.members]
+        once, often = (self.constants.beats(layers, count) for count in (1, len(tiling.spans)))
+        if often == once or not tiling.doubled:
+            return tiling
+        after = self.chip.state()
+        self.chip.restore(before)
+        taller = self.chip.tile(group, single=True)
+        if self.cost.estimate(group, taller) < self.cost.estimate(group, tiling):
+            return taller
+        self.chip.restore(after)
+        return tiling
+
+    def _slice(self, group: Group, refusal: CapacityError) -> Tiling:
+        """The best way to compute a lone layer in slices of its channels, if it is a pool.
+
+        Raises:
+            CapacityError: ``refusal`` if it is not, or not to be sliced; otherwise what the
+                smallest slice needs.
+        """
+        (member,) = group.members
+        kept, best = self.chip.state(), None
+        if self.chip.policy.slices and self.geometry.strided:
+            for slices in slicings(member, self.constants.segments(member.layer), self.geometry):
+                self.chip.restore(kept)
+                try:
+                    tiling = self.chip.tile(group, slices=slices)
+                except CapacityError as error:
+                    refusal = error
+                    continue
+                cost = self.cost.estimate(group, tiling)
+                if best is None or cost < best[0]:
+                    best = cost, tiling, self.chip.state()
+        if best is None:
+            raise refusal
+        self.chip.restore(best[2])
+        return best[1]
+
+    def _collect(self, first: int, most: int, lean: bool = False) -> Group:
         group = Group()
         for index in range(first, len(self.network.layers)):
             member = Member.of(self.network, index)
             if len(group.members) == most or (group.members and not group.joins(member)):
                 break
-            group = self._append(group, member, most)
+            group = self._append(group, member, most, lean)
         return group
 
-    def _append(self, group: Group, member: Member, most: int) -> Group:
+    def _append(self, group: Group, member: Member, most: int, lean: bool) -> Group:
         """Append a layer, and keep of its results what is read later and fits.
 
         A large result that only the next layer reads, row by row, does better as strips: the room
         is worth more to tensors that are read with a halo, or much later. That is if the next layer
-        joins.
+        joins; otherwise it stays as well, unless the group is to be ``lean`` and it crowds others.
         """
         net, index = self.network, member.index
         later = [
@@ -124,6 +209,8 @@ class Planner:
         longer = group.with_member(member, self._keep(member, others), net)
         if passing and (len(longer.members) == most or not longer.joins(Member.of(net, index + 1))):
             self.chip.restore(before)
+            if lean:
+                staying = [layout for layout in staying if not self._crowds(member, layout)]
             longer = group.with_member(member, self._keep(member, staying), net)
         return longer
 
@@ -146,7 +233,11 @@ class Planner:
         may have to wait for it.
         """
         beats = self.cost.beats(group, tiling)
-        while tiling.rows > 1 and self.cost.stored_beats(group, tiling.spans[0]) > MAX_TAIL_BEATS:
+        while (
+            not tiling.slices
+            and tiling.rows > 1
+            and self.cost.stored_beats(group, tiling.spans[0]) > MAX_TAIL_BEATS
+        ):
             before = self.chip.state()
             self.chip.release_buffers(tiling)
             try:

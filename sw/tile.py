@@ -10,18 +10,19 @@ rows each layer of a group computes for a tile, and where they lie in a buffer, 
 from __future__ import annotations
 
 import copy
-import enum
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from palquant.errors import CapacityError
 from palquant.hw.config import Geometry
 from palquant.hw.isa import Memory
 from palquant.sw.allocate import FreeList
+from palquant.sw.buffers import Buffer, Key, Role, Tiling
 from palquant.sw.fuse import Group, Member
 from palquant.sw.graph import Kind
 from palquant.sw.layout import TensorLayout
+from palquant.sw.slices import Slices
 from palquant.sw.strips import Run, Span, back_and_forth, in_order, reversed_where, tile_spans
 
 #: Share of a memory from which on a tensor stays only if it must.
@@ -35,22 +36,12 @@ class Policy:
     Parameters:
         resident: Largest share of a memory that one tensor may keep.
         keep_all: Store every tensor to DRAM, so that each can be compared.
+        slices: Whether pools of which not one row fits are computed by slices of their channels.
     """
 
     resident: float
     keep_all: bool
-
-
-class Role(enum.Enum):
-    """What a buffer is for."""
-
-    READ = "read"  #: rows loaded from DRAM
-    WRITE = "write"  #: rows on their way to DRAM
-    STRIP = "strip"  #: rows that one layer of a group makes and another reads
-
-
-#: Role of a buffer, index of the layer that it belongs to, and the tensor.
-Key = tuple[Role, int, str]
+    slices: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,70 +50,29 @@ class _Buffer:
 
     memory: Memory
     row_words: int
+    pixel_words: int
     rows: int
     runs: list[Run]
     doubled: bool
+    slices: Slices = ()
+
+    @classmethod
+    def of(
+        cls, memory: Memory, layout: TensorLayout, rows: int, runs: list[Run], doubled: bool
+    ) -> _Buffer:
+        """A buffer of whole rows of a tensor."""
+        return cls(memory, layout.row_words, layout.pixel_words, rows, runs, doubled)
 
     @property
     def words(self) -> int:
         return self.rows * self.row_words
 
-
-@dataclass(frozen=True)
-class Place:
-    """Where the rows of a tensor lie.
-
-    Parameters:
-        word: First word of a row.
-        step: Rows from it to the next one in memory: 1 or -1.
-    """
-
-    word: int
-    step: int = 1
-
-
-@dataclass(frozen=True)
-class Buffer:
-    """A buffer, or as many of them as tiles take turns with.
-
-    Parameters:
-        memory: Where.
-        starts: First word of each copy.
-        row_words: Words of a row.
-        runs: Rows in it, tile by tile.
-    """
-
-    memory: Memory
-    starts: list[int]
-    row_words: int
-    runs: list[Run]
-
-    def find(self, tile: int, row: int) -> Place:
-        """Where a tensor's row lies during a tile."""
-        start, run = self.starts[tile % len(self.starts)], self.runs[tile]
-        return Place(start + run.find(row) * self.row_words, run.step)
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """How a group of layers is cut.
-
-    Parameters:
-        rows: Output rows of the last layer in a tile; the last tile may have fewer.
-        spans: Rows that the layers of each level compute, tile by tile.
-        buffers: (role, layer's index, tensor) -> buffer.
-        doubled: Whether the next tile's transfers can run beside this tile's computation.
-    """
-
-    rows: int
-    spans: list[tuple[Span, ...]]
-    buffers: dict[Key, Buffer]
-    doubled: bool
-
-    def find(self, role: Role, index: int, tensor: str, tile: int, row: int) -> Place | None:
-        """Where a tensor's row lies during a tile, or None if there is no such buffer."""
-        buffer = self.buffers.get((role, index, tensor))
-        return None if buffer is None else buffer.find(tile, row)
+    def sliced(self, slices: Slices, width: int, doubled: bool) -> _Buffer:
+        """A buffer of the same rows of ``width`` pixels that holds one slice of them."""
+        pixel = slices[0].pixel_words
+        return replace(
+            self, row_words=width * pixel, pixel_words=pixel, doubled=doubled, slices=slices
+        )
 
 
 class OnChip:
@@ -189,12 +139,20 @@ class OnChip:
             return True
         return not group.kept[layout.name] and not group.passes(layout.name)
 
-    def tile(self, group: Group, most: int | None = None) -> Tiling:
+    def tile(
+        self,
+        group: Group,
+        most: int | None = None,
+        slices: Slices = (),
+        single: bool = False,
+    ) -> Tiling:
         """Allot the buffers of the tallest tile that fits.
 
         Parameters:
             group: The layers.
             most: Rows of a tile at most.
+            slices: How the channels of a lone pool are cut; empty if they are not.
+            single: Whether no buffer is doubled.
 
         Raises:
             CapacityError: Not even one output row fits; names layer, memory, and what it needs.
@@ -203,11 +161,12 @@ class OnChip:
         name = " + ".join(member.layer.name for member in group.members)
         staying = {memory: space.used for memory, space in self._memories.items()}
         shortage: tuple[Memory, int] | None = None
-        for rows, copies in _candidates(height):
+        for rows, copies in _candidates(height, bool(slices)):
             if most is not None and rows > most:
                 continue
+            copies = 1 if single else copies
             spans = tile_spans(group, rows)
-            wanted = self._buffers(group, spans)
+            wanted = self._buffers(group, spans, slices)
             extents_fit = _extents_fit(group, spans, self.geometry)
             shortage = None
             # Rotation spreads buffers; where they do not fit like that, they may fit side by side.
@@ -215,7 +174,7 @@ class OnChip:
                 before = self.state()
                 buffers, full = self._allot(wanted, copies, rotate)
                 if full is None and extents_fit:
-                    return Tiling(rows, spans, buffers, copies > 1)
+                    return Tiling(rows, spans, buffers, copies > 1, slices)
                 self.restore(before)
                 if full is None:
                     break
@@ -231,8 +190,9 @@ class OnChip:
                 f"{self.geometry.extent_bits}-bit extents of an instruction"
             )
         memory, needed = shortage
+        channels = f" of {slices[0].pitch} channels" if slices else ""
         raise CapacityError(
-            f"{name}: one output row at a time needs {needed} words of "
+            f"{name}: one output row{channels} at a time needs {needed} words of "
             f"{memory.name.lower()} memory; geometry {self.geometry.name} has "
             f"{self._memories[memory].size}"
         )
@@ -249,7 +209,9 @@ class OnChip:
             got = [start for start in starts if start is not None]
             if len(got) < count:
                 return {}, buffer.memory
-            buffers[key] = Buffer(buffer.memory, got, buffer.row_words, buffer.runs)
+            buffers[key] = Buffer(
+                buffer.memory, got, buffer.row_words, buffer.pixel_words, buffer.runs, buffer.slices
+            )
         return buffers, None
 
     def loads(self, group: Group, layout: TensorLayout) -> bool:
@@ -262,7 +224,9 @@ class OnChip:
             return False
         return self.loads(group, member.reads[1])
 
-    def _buffers(self, group: Group, spans: list[tuple[Span, ...]]) -> dict[Key, _Buffer]:
+    def _buffers(
+        self, group: Group, spans: list[tuple[Span, ...]], slices: Slices
+    ) -> dict[Key, _Buffer]:
         """Each buffer that some tiles need."""
         wanted: dict[Key, _Buffer] = {}
         for member, level in zip(group.members, group.levels, strict=True):
@@ -272,7 +236,9 @@ class OnChip:
                 if not self.loads(group, layout) or (number and in_place):
                     continue
                 read = own if number else [member.layer.input_rows(*span)[1:] for span in own]
-                buffer = _Buffer(home(layout), layout.row_words, *in_order(read), True)
+                buffer = _Buffer.of(home(layout), layout, *in_order(read), True)
+                if slices:
+                    buffer = buffer.sliced(slices, layout.shape.width, True)
                 wanted[Role.READ, member.index, layout.name] = buffer
             for layout in member.writes:
                 stored = self.goes_to_dram(layout, group)
@@ -284,12 +250,17 @@ class OnChip:
                     height = rows
                     if group.shares_rows(layout.name) and len(spans) > 1:
                         (height, runs), doubled = back_and_forth(own), False
-                    buffer = _Buffer(home(layout), layout.row_words, height, runs, doubled)
+                    buffer = _Buffer.of(home(layout), layout, height, runs, doubled)
+                    if slices:
+                        # A pool waits for loads in the first place: while its results leave, the
+                        # next slice's inputs arrive. The room is worth more to larger slices.
+                        buffer = buffer.sliced(slices, layout.shape.width, False)
                     wanted[Role.STRIP, member.index, layout.name] = buffer
                 if stored and codes:
                     # Both memories have their rows in the same order: an instruction knows one.
-                    buffer = _Buffer(
-                        Memory.OUTPUT, layout.row_words, rows, reversed_where(runs, own), True
+                    # So all slices share a row here, which leaves as a whole.
+                    buffer = _Buffer.of(
+                        Memory.OUTPUT, layout, rows, reversed_where(runs, own), True
                     )
                     wanted[Role.WRITE, member.index, layout.name] = buffer
         return wanted
@@ -300,19 +271,19 @@ def home(layout: TensorLayout) -> Memory:
     return Memory.ACTIVATION if layout.type.kind is Kind.CODES else Memory.RESIDUAL
 
 
-def _candidates(height: int) -> Iterator[tuple[int, int]]:
+def _candidates(height: int, sliced: bool) -> Iterator[tuple[int, int]]:
     """Rows of a tile and copies of its buffers, the best first.
 
-    One tile needs no second buffer; nor can the last resort, single rows one after the other,
-    afford one.
+    One tile needs no second buffer, if all channels are computed at once; nor can the last resort,
+    single rows one after the other, afford one.
     """
-    yield height, 1
+    yield height, 2 if sliced else 1
     rows = height
     for count in range(2, height + 1):
         if -(-height // count) < rows:
             rows = -(-height // count)
             yield rows, 2
-    if height > 1:
+    if height > 1 or sliced:
         yield 1, 1
 
 

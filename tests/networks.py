@@ -374,3 +374,22 @@ def strided_network(height, kernel=3, stride=2, padding=1, width=9) -> Builder:
                         stride=(stride, stride), padding=(padding, padding))  # fmt: skip
     b.quantize("result", b.affine("y", acc), 2)
     return b
+
+
+def wide_pool_network(kind=MaxPool, channels=36, groups=1, height=9, width=9) -> Builder:
+    """A pool between a stem and three readers: codes of 2 bits, of 4 bits, and an addition."""
+    b = Builder(drawer(9))
+    x = b.convolution("stem", b.start(1, height, width), channels, 8)
+    x = b.relu("relu", b.affine("stem.affine", x))
+    x = pool(b, "pool", x, 3, 2, 1 if kind is MaxPool else 0, kind)
+    if kind is SumPool:
+        x = b.affine("pool.affine", x)
+    first, second = (
+        b.convolution(
+            f"conv{bits}", b.quantize(f"codes{bits}", x, bits), channels, 2, groups=groups
+        )
+        for bits in (2, 4)
+    )
+    x = b.add(Add(name="sum", a=b.affine("branch", first), b=x))
+    b.add(Add(name="end", a=b.affine("other", second), b=x))
+    return b

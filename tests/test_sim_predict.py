@@ -5,13 +5,20 @@ import functools
 
 import numpy as np
 import pytest
-from networks import Builder, drawer, pooled_network, random_network, shuffled_network
+from networks import (
+    Builder,
+    drawer,
+    pooled_network,
+    random_network,
+    shuffled_network,
+    wide_pool_network,
+)
 
 from palquant.errors import ExecutionError, InputError
 from palquant.hw import isa
 from palquant.hw.compute import ComputeEngine
 from palquant.hw.config import PRESETS
-from palquant.hw.isa import Opcode
+from palquant.hw.isa import Memory, Opcode
 from palquant.hw.prefetch import Prefetch
 from palquant.sim.bus import Bus
 from palquant.sim.driver import Simulator
@@ -21,9 +28,10 @@ from palquant.sim.predict_events import Clock
 from palquant.sim.predict_fetch import PrefetchModel
 from palquant.sim.predict_transfer import ReadChannel
 from palquant.sim.run import profile
+from palquant.sim.scoreboard import compare_outputs, require_equal
 from palquant.sw.compile import compile_graph
 from palquant.sw.emulator import Emulator
-from palquant.sw.graph import Input, Normalization, Shape
+from palquant.sw.graph import Input, MaxPool, Normalization, Shape, SumPool
 from palquant.sw.header import seal
 
 TINY = PRESETS["tiny"]
@@ -84,6 +92,23 @@ def test_strips_read_by_windows(pools, keep_all):
                for _, _, f in Emulator(SMALL, image.data).program)  # fmt: skip
     for bus in BUSES:
         check(image, b.codes, bus)
+
+
+@pytest.mark.parametrize("machine", [SMALL, NARROW], ids=lambda machine: machine.name)
+@pytest.mark.parametrize("keep_all", [False, True])
+@pytest.mark.parametrize("kind", [MaxPool, SumPool])
+def test_slices_of_channels(kind, keep_all, machine):
+    """A row of a transfer for each pixel: bursts of a few beats. Values are the reference's."""
+    b = wide_pool_network(kind)
+    machine = dataclasses.replace(machine, residual_words=96, output_words=512)
+    image = compile_graph(b.graph(), machine, keep_all=keep_all)
+    assert any(opcode is Opcode.LOAD and f["memory"] == Memory.RESIDUAL and f["rows"] > 1
+               for _, opcode, f in Emulator(machine, image.data).program)  # fmt: skip
+    for bus in BUSES:
+        check(image, b.codes, bus)
+    inputs = image.pack_input(b.codes)
+    result = simulator(machine).run(image.data, inputs, image.output_bytes)
+    assert require_equal(compare_outputs(image, result.outputs, b.values)) > 0
 
 
 def test_many_images():

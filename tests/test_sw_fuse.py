@@ -39,15 +39,19 @@ def test_shuffles_and_downsampling_convolutions_join_their_neighbours():
     turns = [index for index in order if index in (first, first + 1)]
     changes = sum(a != b for a, b in itertools.pairwise(turns))
     assert changes >= 3  # conv, shuffle, conv, shuffle: strip by strip
-    assert "conv.relu" not in emitter.offsets  # residual stream between the two
-    assert not [name for name in emitter.offsets if name.startswith("shuffle.") and "quant" in name]
+    assert "conv.relu" not in emitter.transfers.offsets  # residual stream between the two
+    assert not [
+        name
+        for name in emitter.transfers.offsets
+        if name.startswith("shuffle.") and "quant" in name
+    ]
 
 
 def test_nothing_joins_where_everything_fits():
     _, emitter, names, order = emit(shuffled_network(size=6), TINY)
     assert all(len(group) == 1 for group in names)
     assert order == sorted(order)
-    assert len(emitter.offsets) == 1  # the result
+    assert len(emitter.transfers.offsets) == 1  # the result
 
 
 def test_a_convolution_with_a_halo_does_not_join():
@@ -58,7 +62,7 @@ def test_a_convolution_with_a_halo_does_not_join():
         x = b.affine(f"{name}.affine", b.convolution(name, codes, 16, 2))
     _, emitter, names, _ = emit(b, LITTLE, resident=0.0)
     assert names == [("stem",), ("first",), ("second",)]
-    assert {"first.quantize", "second.quantize"} <= set(emitter.offsets)
+    assert {"first.quantize", "second.quantize"} <= set(emitter.transfers.offsets)
 
 
 @pytest.mark.parametrize("resident", [0.0, 0.25, 0.5, 1.0])
