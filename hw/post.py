@@ -255,7 +255,7 @@ class PostProcessor(wiring.Component):
                 zip(code_writer.codes, quantizers, strict=True)
             ):
                 m.d.comb += quantize.values[lane].eq(affine.results[lane])
-                early = 0 if g.settles else (1 - number) * TENSOR_CYCLES
-                made = delay_line(m, quantize.codes[lane], early, name=f"codes{number}_{lane}")
+                waits = 0 if g.settles else (1 - number) * TENSOR_CYCLES
+                made = delay_line(m, quantize.codes[lane], waits, name=f"codes{number}_{lane}")
                 m.d.comb += codes[lane].eq(made[-1])
         return m
