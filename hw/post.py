@@ -172,7 +172,8 @@ class PostProcessor(wiring.Component):
             reset=True,
         )
         m.d.comb += self.complete.eq(complete[-1])
-        overruns = [unit.overrun for unit in (beats, code_writer, residual_writer, *quantizers)]
+        overruns = [beats.overrun, code_writer.overrun, residual_writer.overrun]
+        overruns += [quantize.overrun for quantize in quantizers]
         m.d.comb += self.saturated.eq(affine.saturated)
 
         banks = ConfigurationBanks(
