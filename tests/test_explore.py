@@ -26,7 +26,7 @@ DEVICE = DEVICES["ecp5-85f"]
 MODEL = CostModel.load()
 SMALL = Space(sides=(8, 16), lanes=(8,), bus_bits=(64,), parameter_slots=(32,), splits=2)
 WIDTHS = {"accumulator_bits": 28, "activation_sum_bits": 20, "threshold_bits": 24, "pool_bits": 24}
-CONTENTS = {Memory.ACTIVATION: 16_000, Memory.RESIDUAL: 10_000, Memory.OUTPUT: 4_000}
+CONTENTS = {Memory.ACTIVATION: 24_000, Memory.RESIDUAL: 14_000, Memory.OUTPUT: 5_000}
 
 
 @pytest.fixture(scope="module")
