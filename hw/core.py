@@ -44,7 +44,6 @@ class Trace(wiring.Signature):
     """What a profiler wants to see, in every cycle: each a cycle late.
 
     Members:
-        running: ``Out(1)``. A run is under way.
         layer: ``Out(12)``, of the COMPUTE that runs or is waited for.
         activity: ``Out(Activity)``.
         load_busy: ``Out(1)``. A LOAD is under way.
@@ -56,7 +55,6 @@ class Trace(wiring.Signature):
     def __init__(self) -> None:
         super().__init__(
             {
-                "running": Out(1),
                 "layer": Out(LAYER_BITS),
                 "activity": Out(Activity),
                 "load_busy": Out(1),
@@ -88,6 +86,7 @@ class Core(wiring.Component):
         stall: ``Out(StructLayout)``, the fields of the register STALL, a cycle late.
         counters: ``Out(StructLayout)``, as of :class:`~palquant.hw.counters.Counters`.
         trace: ``Out(Trace())``.
+        traced: ``Out(1)``. What it says is of a run.
         report_*: ``Out(Report(geometry))``, for each of ``supervisor.SOURCES``.
     """
 
@@ -108,6 +107,7 @@ class Core(wiring.Component):
                 "stall": Out(data.StructLayout(stalls)),
                 "counters": Out(data.StructLayout(dict.fromkeys(COUNTERS, COUNTER_BITS))),
                 "trace": Out(Trace()),
+                "traced": Out(1),
                 **{f"report_{name}": Out(Report(geometry)) for name in SOURCES},
             }
         )
@@ -324,14 +324,14 @@ class Core(wiring.Component):
         ]
         m.submodules.counters = counters = Counters(self._geometry)
         m.d.sync += [
-            self.trace.running.eq(self.running),
+            self.traced.eq(self.running),
             counters.read_beat.eq(arbiter.load_data.valid & arbiter.load_data.ready),
             counters.fetch_beat.eq(arbiter.fetch_data.valid & arbiter.fetch_data.ready),
             counters.write_beat.eq(self.write.wvalid & self.write.wready),
             counters.saturated.eq(compute.saturated),
         ]
         m.d.comb += [
-            counters.enable.eq(self.trace.running),
+            counters.enable.eq(self.traced),
             counters.activity.eq(attribution.activity),
             self.counters.eq(counters.values),
         ]

@@ -110,9 +110,8 @@ class Accelerator(wiring.Component):
         self._identify(m, registers)
 
         for name in core.trace.signature.members:
-            if name != "running":
-                m.d.comb += getattr(self, f"trace_{name}").eq(getattr(core.trace, name))
-        with m.If(~core.trace.running):
+            m.d.comb += getattr(self, f"trace_{name}").eq(getattr(core.trace, name))
+        with m.If(~core.traced):
             m.d.comb += self.trace_activity.eq(TRACE_IDLE)
         for name in COUNTERS:
             value = core.counters[name]

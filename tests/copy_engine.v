@@ -67,11 +67,14 @@ SCRATCH_WORDS
   assign m_axi_wlast = count + 1 == length - (fault == EARLY_LAST ? 1 : 0) && fault != NO_LAST;
   assign m_axi_bready = state == RESPONSE;
 
+  // What the trace says is of the cycle before.
+  reg [2:0] traced;
+  always @(posedge clk) traced <= state;
   assign trace_layer = 12'd7;
-  assign trace_activity = {1'b0, state};
-  assign trace_load_busy = state == ADDRESS || state == READ;
+  assign trace_activity = {1'b0, traced};
+  assign trace_load_busy = traced == ADDRESS || traced == READ;
   assign trace_load_layer = 12'd7;
-  assign trace_store_busy = state == REQUEST || state == WRITE || state == RESPONSE;
+  assign trace_store_busy = traced == REQUEST || traced == WRITE || traced == RESPONSE;
   assign trace_store_layer = 12'd8;
 
   // Registers: one access at a time, address and data together.
