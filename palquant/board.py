@@ -78,9 +78,10 @@ def image_for(target: Board, directory: Path) -> MemoryImage:
     """
     image = load_image(directory)
     if image.geometry != target.geometry:
+        other = " with other sizes" if image.geometry.name == target.preset else ""
         raise ConfigurationError(
-            f"{directory}: compiled for {image.geometry.name}; the {target.name} needs "
-            f"--geometry {target.preset}"
+            f"{directory}: compiled for {image.geometry.name}{other}; the {target.name} needs "
+            f"--geometry {target.preset} of this version"
         )
     return image
 
