@@ -49,7 +49,7 @@ class Scratchpad(wiring.Component):
         read: ``In(WordRead(word_bits))``; not for OUTPUT.
         write: ``In(WordWrite(word_bits // lane_bits, lane_bits))``; not for WEIGHT.
         load: ``In(LoadWrite(geometry))``; beats for other memories are ignored, and not ready;
-            not for OUTPUT.
+            not for OUTPUT. A beat that takes several cycles is held until it is ready.
         store: ``In(StoreRead(geometry))``; likewise; only for RESIDUAL and OUTPUT.
 
     Raises:

@@ -256,7 +256,7 @@ class PostProcessor(wiring.Component):
                 zip(code_writer.codes, quantizers, strict=True)
             ):
                 m.d.comb += quantize.values[lane].eq(affine.results[lane])
-                waits = 0 if g.settles else (1 - number) * TENSOR_CYCLES
-                made = delay_line(m, quantize.codes[lane], waits, name=f"codes{number}_{lane}")
+                behind = 0 if g.settles else (1 - number) * TENSOR_CYCLES
+                made = delay_line(m, quantize.codes[lane], behind, name=f"codes{number}_{lane}")
                 m.d.comb += codes[lane].eq(made[-1])
         return m

@@ -114,7 +114,7 @@ class Quantize(wiring.Component):
             return (bits[stage] > level) & (bits[stage] != CODE_BITS)
 
         def known_before(value: Value, name: str) -> Value:
-            """What a stage later is true, from a register."""
+            """The value a stage later, from a register; itself where what a beat needs stays."""
             if g.settles:
                 return value
             signal = Signal(name=name)

@@ -62,7 +62,8 @@ class Accelerator(wiring.Component):
         m_axi_*: AXI4 master, to DRAM.
         s_axil_*: AXI4-Lite subordinate, for the host: ``registers.REGISTERS``.
         irq: ``Out(1)``, high as long as an enabled event is pending.
-        trace_layer: ``Out(12)``, layer of the COMPUTE that runs or is waited for.
+        trace_layer: ``Out(12)``, layer of the COMPUTE that runs or is waited for. This and the
+            rest of the trace is of the cycle before.
         trace_activity: ``Out(4)``, ``registers.Activity``, or ``TRACE_IDLE`` outside of runs.
         trace_load_busy: ``Out(1)``.
         trace_load_layer: ``Out(12)``, layer of the LOAD under way.
