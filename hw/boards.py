@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from palquant.errors import ConfigurationError, ToolError
-from palquant.hw.config import Geometry, geometry
+from palquant.hw.config import Geometry
+from palquant.hw.presets import geometry
 
 __all__ = ["BAUD", "BOARDS", "MODULE", "Board", "PhaseLockedLoop", "board"]
 

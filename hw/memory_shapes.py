@@ -12,11 +12,12 @@ from typing import Any
 
 from palquant.hw.block_ram import MemoryShape, map_memory
 from palquant.hw.buffers import Scratchpad
-from palquant.hw.config import PARAMETER_BITS, PRESETS, Geometry
+from palquant.hw.config import PARAMETER_BITS, Geometry
 from palquant.hw.decode import fetched_beat
 from palquant.hw.isa import Memory
 from palquant.hw.layouts import PARAMETER_CONTROL
 from palquant.hw.prefetch import Prefetch
+from palquant.hw.presets import PRESETS
 
 __all__ = [
     "DEPTHS",

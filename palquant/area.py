@@ -21,9 +21,10 @@ from palquant.files import temporary_folder, write_json
 from palquant.hw.array import MacArray
 from palquant.hw.chained_array import ChainedMacArray
 from palquant.hw.compute import ComputeEngine
-from palquant.hw.config import PRESETS, Geometry, geometry
+from palquant.hw.config import Geometry
 from palquant.hw.fpga import FAMILIES, Family
 from palquant.hw.place_and_route import DEVICES, Device, place_and_route
+from palquant.hw.presets import PRESETS, geometry
 from palquant.hw.synthesis import synthesize
 from palquant.hw.top import Accelerator
 from palquant.hw.verilog import convert

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from palquant.hw.boards import BOARDS
-from palquant.hw.config import PRESETS
+from palquant.hw.presets import PRESETS
 from palquant.sim.bus import LATENCY
 
 

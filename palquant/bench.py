@@ -14,7 +14,8 @@ from palquant import accuracy, area, cost_fit, golden, sim
 from palquant.benchmark import Case, layer_reports, measure, peak_memory_mib
 from palquant.errors import ConfigurationError, MismatchError
 from palquant.files import make_folder, write_json
-from palquant.hw.config import Geometry, geometry
+from palquant.hw.config import Geometry
+from palquant.hw.presets import geometry
 from palquant.sim.build import cache_folder, digest, package_sources
 from palquant.sim.bus import LATENCY
 from palquant.sim.machine import build_simulator

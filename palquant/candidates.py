@@ -18,11 +18,12 @@ from palquant.cost_model import CostModel
 from palquant.cost_parts import array_levels
 from palquant.errors import GeometryError
 from palquant.hw.block_ram import map_memory
-from palquant.hw.config import PRESETS, Geometry
+from palquant.hw.config import Geometry
 from palquant.hw.fpga import Area
 from palquant.hw.isa import Memory
 from palquant.hw.memory_shapes import DEPTHS, block_rams, scratchpad_shape
 from palquant.hw.place_and_route import Device
+from palquant.hw.presets import PRESETS
 from palquant.needs import depth
 
 __all__ = ["Candidate", "Space", "array_registers", "candidates", "shares"]

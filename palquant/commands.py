@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from palquant.errors import ConfigurationError, InputError, MismatchError
-from palquant.hw.config import geometry
+from palquant.hw.presets import geometry
 from palquant.inputs import note, read_images, read_labels
 from palquant.sim.bus import LATENCY, Bus
 from palquant.sw.image import MemoryImage, load_image

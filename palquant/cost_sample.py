@@ -18,9 +18,10 @@ from amaranth.lib import wiring
 from palquant.area import ARRAY_REGISTERS, tool_version
 from palquant.cost_parts import ARRAY, PARTS, TECHNOLOGY, WHOLE, array, whole
 from palquant.files import temporary_folder, write_json
-from palquant.hw.config import PRESETS, Geometry
+from palquant.hw.config import Geometry
 from palquant.hw.fpga import FAMILIES, Area
 from palquant.hw.place_and_route import DEVICES, place_and_route
+from palquant.hw.presets import PRESETS
 from palquant.hw.synthesis import synthesize
 from palquant.hw.verilog import convert
 from palquant.hw.wrapper import Wrapper

@@ -27,7 +27,8 @@ from palquant.golden.reference import run as run_reference
 from palquant.golden.train import CHECKPOINT_FILE, train
 from palquant.golden.verify import count_mismatches
 from palquant.guard import guarded
-from palquant.hw.config import PRESETS, Geometry, geometry
+from palquant.hw.config import Geometry
+from palquant.hw.presets import PRESETS, geometry
 from palquant.sim.build import digest, package_sources
 from palquant.sim.driver import Simulator
 from palquant.sim.run import run_emulator, run_rtl

@@ -17,9 +17,10 @@ from palquant.cost_model import CostModel
 from palquant.errors import ConfigurationError
 from palquant.files import make_folder, write_json
 from palquant.golden.models import ARCHITECTURES
-from palquant.hw.config import PRESETS, Geometry
+from palquant.hw.config import Geometry
 from palquant.hw.isa import Memory
 from palquant.hw.place_and_route import DEVICES, Device
+from palquant.hw.presets import PRESETS
 from palquant.largest_array import largest_array
 from palquant.needs import needed_contents, needed_widths
 from palquant.progress import progress_bar

@@ -12,7 +12,8 @@ from typing import Any
 from palquant import __version__
 from palquant.errors import InputError, OutputError
 from palquant.files import write_together
-from palquant.hw.config import Geometry, geometry
+from palquant.hw.config import Geometry
+from palquant.hw.presets import geometry
 from palquant.sw.formats import FORMATS
 from palquant.sw.image import FILES as IMAGE_FILES
 from palquant.sw.image import load_image

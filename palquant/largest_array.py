@@ -11,10 +11,11 @@ from palquant.candidates import shares
 from palquant.cost_model import CostModel
 from palquant.cost_parts import ARRAY, array_levels
 from palquant.errors import ConfigurationError
-from palquant.hw.config import PRESETS, Geometry
+from palquant.hw.config import Geometry
 from palquant.hw.fpga import Area
 from palquant.hw.layouts import ARRAY_CONTROL
 from palquant.hw.place_and_route import Device
+from palquant.hw.presets import PRESETS
 
 __all__ = ["LargestArray", "largest_array"]
 

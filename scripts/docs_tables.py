@@ -21,7 +21,8 @@ from amaranth.lib.wiring import Out
 from palquant.hw import isa
 from palquant.hw.arbiter import ReadSource
 from palquant.hw.axi import address_constants
-from palquant.hw.config import PARAMETER_BITS, PARAMETER_ROWS, PRESETS, Geometry
+from palquant.hw.config import PARAMETER_BITS, PARAMETER_ROWS, Geometry
+from palquant.hw.presets import PRESETS
 from palquant.hw.registers import (
     COUNTERS,
     IDENTIFICATION,

@@ -1,7 +1,7 @@
 """Small instructions of each engine, for tests of what orders them."""
 
-from palquant.hw.config import PRESETS
 from palquant.hw.isa import Base, Memory, Opcode
+from palquant.hw.presets import PRESETS
 from palquant.sw.schedule import Instruction
 
 TINY = PRESETS["tiny"]

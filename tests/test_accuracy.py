@@ -17,7 +17,7 @@ from palquant.errors import ToolError
 from palquant.golden.config import TrainConfig
 from palquant.golden.data import synthetic_images
 from palquant.golden.random_network import calibrated_graph
-from palquant.hw.config import PRESETS
+from palquant.hw.presets import PRESETS
 from palquant.sw.compile import compile_graph
 from palquant.trainings import Training, measure
 

@@ -7,8 +7,8 @@ import pytest
 from palquant import area
 from palquant.area import ACCELERATOR, ARRAY, Build, builds, square
 from palquant.cli import main
-from palquant.hw.config import PRESETS
 from palquant.hw.fpga import FAMILIES
+from palquant.hw.presets import PRESETS
 
 FIELDS = {
     "target", "geometry", "scope", "macs", "lut", "ff", "bram", "dsp", "lut_per_mac", "fmax_mhz",

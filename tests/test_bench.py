@@ -6,7 +6,7 @@ import pytest
 
 from palquant import bench
 from palquant.cli import BENCHMARKS, main
-from palquant.hw.config import PRESETS
+from palquant.hw.presets import PRESETS
 from palquant.workloads import Workload, workload_graph
 
 #: Fields that readers of the reports rely on.

@@ -19,7 +19,7 @@ from palquant.cli import build_parser, main
 from palquant.errors import MismatchError
 from palquant.golden.data import load_digits_split
 from palquant.guard import guarded, run_guarded
-from palquant.hw.config import PRESETS
+from palquant.hw.presets import PRESETS
 from palquant.sw.model import load_model
 
 TRAIN = ["train", "--base-width", "4", "--epochs", "1", "--quiet"]

@@ -13,9 +13,9 @@ from palquant.cost_parts import ARRAY, PARTS, REST, WHOLE
 from palquant.cost_sample import CHECK, CLOCK, FIT, Sample
 from palquant.errors import ConfigurationError, ToolError
 from palquant.hw.block_ram import map_memory
-from palquant.hw.config import PRESETS
 from palquant.hw.isa import Memory
 from palquant.hw.memory_shapes import block_rams, parameter_shapes, scratchpad_shape
+from palquant.hw.presets import PRESETS
 
 FOUND = json.loads(DATA.read_text())
 BUILDS = read_builds()

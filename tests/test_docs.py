@@ -10,7 +10,7 @@ import pytest
 from palquant import accuracy
 from palquant.cli import build_parser
 from palquant.hw import isa
-from palquant.hw.config import PRESETS
+from palquant.hw.presets import PRESETS
 from palquant.sim.machine import machine_verilog
 from palquant.sw.compile import compile_graph
 from palquant.sw.model import load_model

@@ -22,9 +22,10 @@ from networks import (
 
 from palquant.errors import CapacityError, RangeError
 from palquant.hw.carry_chain import Technology
-from palquant.hw.config import PRESETS, Geometry
+from palquant.hw.config import Geometry
 from palquant.hw.generate import verilog
 from palquant.hw.isa import ADDRESS_BITS, Opcode
+from palquant.hw.presets import PRESETS
 from palquant.sim.build import build_driver
 from palquant.sim.bus import Bus
 from palquant.sim.driver import Simulator

@@ -11,11 +11,11 @@ from palquant.candidates import Candidate, Space, candidates, shares
 from palquant.cli import main
 from palquant.cost_model import CostModel
 from palquant.errors import CapacityError, RangeError
-from palquant.hw.config import PRESETS
 from palquant.hw.fpga import Area
 from palquant.hw.isa import Memory
 from palquant.hw.memory_shapes import DEPTHS
 from palquant.hw.place_and_route import DEVICES
+from palquant.hw.presets import PRESETS
 from palquant.largest_array import largest_array
 from palquant.needs import WIDEST, depth, needed_contents, needed_widths
 from palquant.search import Cycles, Search, front

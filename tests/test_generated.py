@@ -7,8 +7,8 @@ from networks import shuffled_network
 
 from palquant.cli import main
 from palquant.generated import PART
-from palquant.hw.config import geometry
 from palquant.hw.ip_package import FILES
+from palquant.hw.presets import geometry
 from palquant.sw.compile import compile_graph
 from palquant.sw.formats import FORMATS
 from palquant.sw.image import FILES as IMAGE_FILES

@@ -11,7 +11,7 @@ from palquant.errors import ConfigurationError, InputError, ModelError
 from palquant.golden.reference import predict, run
 from palquant.golden.released_import import import_released
 from palquant.golden.released_report import LARGEST_SHARE, report_lines, report_rows
-from palquant.hw.config import PRESETS
+from palquant.hw.presets import PRESETS
 from palquant.sim.run import run_emulator, run_rtl
 from palquant.sim.scoreboard import compare_outputs, require_equal
 from palquant.sw.compile import compile_graph

@@ -7,7 +7,7 @@ import pytest
 from post_bench import advance_of, trace
 
 from palquant.hw.addresses import AddressGenerator
-from palquant.hw.config import geometry
+from palquant.hw.presets import geometry
 
 TINY = geometry("tiny")
 

@@ -7,7 +7,7 @@ from axi_memory import AxiMemory
 from simulation import simulate, sink, source, until
 
 from palquant.hw.arbiter import ReadArbiter, ReadSource, RegisterSlice
-from palquant.hw.config import geometry
+from palquant.hw.presets import geometry
 
 TINY = geometry("tiny")
 GEOMETRIES = [TINY, geometry("kilomac"), geometry("icebreaker")]

@@ -7,7 +7,7 @@ import pytest
 from simulation import simulate, sink, source, until
 
 from palquant.hw.axi import BurstSplitter
-from palquant.hw.config import geometry
+from palquant.hw.presets import geometry
 
 TINY = geometry("tiny")
 GEOMETRIES = [

@@ -4,8 +4,8 @@ from amaranth import Module, Signal
 from post_bench import trace
 
 from palquant.hw.banks import ConfigurationBanks
-from palquant.hw.config import geometry
 from palquant.hw.layouts import Configuration
+from palquant.hw.presets import geometry
 
 NAMES = ("steps", "first_row", "raw")
 

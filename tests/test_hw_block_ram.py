@@ -12,9 +12,9 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from palquant.hw.block_ram import Mapping, MemoryShape, map_memory
-from palquant.hw.config import PRESETS
 from palquant.hw.fpga import FAMILIES
 from palquant.hw.memory_shapes import block_rams, memory_shapes
+from palquant.hw.presets import PRESETS
 from palquant.hw.synthesis import synthesize
 from palquant.hw.top import Accelerator
 from palquant.hw.verilog import convert

@@ -5,8 +5,8 @@ import pytest
 from palquant.errors import ConfigurationError
 from palquant.hw.bitstream import constraints
 from palquant.hw.boards import BAUD, BOARDS, board
-from palquant.hw.config import PRESETS
 from palquant.hw.place_and_route import DEVICES
+from palquant.hw.presets import PRESETS
 
 
 @pytest.mark.parametrize("name", BOARDS)

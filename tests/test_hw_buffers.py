@@ -8,8 +8,8 @@ from post_bench import small_geometry
 from simulation import simulate
 
 from palquant.hw.buffers import Scratchpad
-from palquant.hw.config import geometry
 from palquant.hw.isa import Memory
+from palquant.hw.presets import geometry
 
 GEOMETRIES = [
     # words narrower than a beat, as wide, wider

@@ -10,8 +10,8 @@ from post_bench import small_geometry
 from test_hw_post import Allocator, random_instruction, random_parameters
 
 from palquant.hw import isa
-from palquant.hw.config import geometry
 from palquant.hw.isa import Memory, PoolOperation, Source
+from palquant.hw.presets import geometry
 from palquant.hw.registers import Activity
 
 #: Words of activation and residual memory below which nothing is written: inputs.

@@ -10,8 +10,8 @@ from machine import IMAGE, INPUT, OUTPUT, REGION_BYTES, Machine, Tiles
 from programs import instruction_offsets
 
 from palquant.hw import isa
-from palquant.hw.config import geometry
 from palquant.hw.isa import Base, Memory, Opcode
+from palquant.hw.presets import geometry
 from palquant.hw.registers import ErrorCode, Stall
 
 TINY = geometry("tiny")

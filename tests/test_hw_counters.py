@@ -8,9 +8,9 @@ import pytest
 from amaranth.sim import Simulator
 from simulation import plain, simulate
 
-from palquant.hw.config import geometry
 from palquant.hw.counters import CAUSES, Attribution, Counters
 from palquant.hw.isa import Cause
+from palquant.hw.presets import geometry
 from palquant.hw.registers import COUNTER_BITS, COUNTERS, Activity
 from palquant.hw.tokens import Engine
 

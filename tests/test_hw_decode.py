@@ -10,9 +10,9 @@ from programs import random_instruction
 
 from palquant.errors import InstructionError
 from palquant.hw import isa
-from palquant.hw.config import geometry
 from palquant.hw.decode import ENGINES, Decoder, bits_above
 from palquant.hw.isa import Opcode
+from palquant.hw.presets import geometry
 from palquant.hw.tokens import Engine
 
 KILOMAC = geometry("kilomac")

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from palquant.hw import isa
-from palquant.hw.config import PRESETS, geometry
 from palquant.hw.describe import c_header, geometry_json, instructions_json, registers_json
+from palquant.hw.presets import PRESETS, geometry
 from palquant.hw.registers import REGISTERS, Activity, ErrorCode, Stall
 from palquant.sim.toolchain import find_toolchain
 

@@ -12,9 +12,9 @@ from simulation import plain, simulate, until
 
 from palquant.hw import isa
 from palquant.hw.arbiter import ReadArbiter
-from palquant.hw.config import geometry
 from palquant.hw.fetch import FetchUnit
 from palquant.hw.isa import Opcode
+from palquant.hw.presets import geometry
 from palquant.hw.registers import ErrorCode, Stall
 
 TINY = geometry("tiny")

@@ -10,8 +10,8 @@ import pytest
 from palquant.errors import OutputError
 from palquant.hw.axi import Lite, ReadChannels, WriteChannels
 from palquant.hw.carry_chain import Technology
-from palquant.hw.config import geometry
 from palquant.hw.generate import generate, verilog
+from palquant.hw.presets import geometry
 from palquant.hw.registers import ADDRESS_BITS
 from palquant.sim.machine import machine_verilog
 from palquant.sim.toolchain import find_toolchain
@@ -126,7 +126,7 @@ def test_files_hold_the_text_that_simulators_are_built_from(files):
 
 def test_text_does_not_depend_on_hashes_or_folders(files, tmp_path):
     code = (
-        "import sys; from palquant.hw.config import geometry; "
+        "import sys; from palquant.hw.presets import geometry; "
         "from palquant.hw.generate import generate; generate(geometry('tiny'), sys.argv[1])"
     )
     subprocess.run(

@@ -6,8 +6,8 @@ import pytest
 from simulation import plain, simulate
 
 from palquant.hw import isa
-from palquant.hw.config import geometry
 from palquant.hw.header import HeaderReader
+from palquant.hw.presets import geometry
 from palquant.hw.registers import ErrorCode
 
 KILOMAC = geometry("kilomac")

@@ -6,9 +6,9 @@ import pytest
 
 from palquant.errors import ConfigurationError
 from palquant.hw.carry_chain import Technology
-from palquant.hw.config import geometry
 from palquant.hw.describe import c_header, geometry_json, registers_json
 from palquant.hw.ip_package import FILES, check_part, package
+from palquant.hw.presets import geometry
 from palquant.sim.machine import machine_verilog
 
 TINY = geometry("tiny")

@@ -5,9 +5,9 @@ import re
 import pytest
 from vivado import Vivado
 
-from palquant.hw.config import geometry
 from palquant.hw.ip_package import CONSTRAINTS, SOURCES, package
 from palquant.hw.ip_scripts import REGISTERS_ADDRESS, constraints_text, design_script
+from palquant.hw.presets import geometry
 from palquant.hw.registers import REGISTERS
 
 TINY = geometry("tiny")

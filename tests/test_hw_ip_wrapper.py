@@ -7,9 +7,9 @@ import pytest
 from amaranth import Shape
 from test_hw_generate import lint
 
-from palquant.hw.config import PRESETS, geometry
 from palquant.hw.generate import MODULE
 from palquant.hw.ip_wrapper import IP_MODULE, MANAGER, SUBORDINATE, interfaces, wrapper_verilog
+from palquant.hw.presets import PRESETS, geometry
 from palquant.hw.top import Accelerator
 from palquant.sim.machine import machine_verilog
 

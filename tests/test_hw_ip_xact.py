@@ -7,9 +7,9 @@ import pytest
 from vivado import spirit
 
 from palquant.hw.carry_chain import Technology
-from palquant.hw.config import geometry
 from palquant.hw.ip_wrapper import interfaces
 from palquant.hw.ip_xact import NAME_SPACES, access, component_xml, families, ip_version
+from palquant.hw.presets import geometry
 from palquant.hw.registers import REGISTERS, Access
 
 TINY = geometry("tiny")

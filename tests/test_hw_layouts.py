@@ -8,7 +8,7 @@ from amaranth import signed, unsigned
 from amaranth.lib import wiring
 
 from palquant.hw import isa, layouts
-from palquant.hw.config import geometry
+from palquant.hw.presets import geometry
 
 PAIRS = [
     (isa.CONTROL, layouts.CONTROL),

@@ -6,9 +6,9 @@ import pytest
 
 from palquant.hw.carry_chain import Technology
 from palquant.hw.chained_array import ChainedMacArray
-from palquant.hw.config import geometry
 from palquant.hw.fpga import FAMILIES
 from palquant.hw.least_area import BLOCK_RAM_BITS, least_area, unit_positions
+from palquant.hw.presets import geometry
 from palquant.hw.synthesis import synthesize
 from palquant.hw.verilog import convert
 

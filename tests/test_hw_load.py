@@ -10,9 +10,9 @@ from simulation import plain, until
 from transfers import DRAM_BYTES, EngineBench, one_row, random_transfer, rows
 
 from palquant.hw.arbiter import ReadArbiter
-from palquant.hw.config import geometry
 from palquant.hw.isa import Base, Memory
 from palquant.hw.load import LoadEngine
+from palquant.hw.presets import geometry
 from palquant.hw.registers import ErrorCode, Stall
 from palquant.hw.transfer import LOADABLE
 

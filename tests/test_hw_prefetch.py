@@ -9,8 +9,8 @@ from axi_memory import AxiMemory
 from simulation import simulate, sink, until
 
 from palquant.hw.arbiter import ReadArbiter
-from palquant.hw.config import geometry
 from palquant.hw.prefetch import Prefetch
+from palquant.hw.presets import geometry
 
 GEOMETRIES = [
     geometry("tiny"),

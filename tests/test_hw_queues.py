@@ -8,8 +8,8 @@ from programs import random_instruction
 from simulation import simulate, sink, until
 
 from palquant.hw import isa
-from palquant.hw.config import geometry
 from palquant.hw.isa import Opcode
+from palquant.hw.presets import geometry
 from palquant.hw.queues import InstructionQueue
 
 KILOMAC = geometry("kilomac")

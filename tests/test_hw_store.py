@@ -8,8 +8,8 @@ from axi_memory import AxiMemory
 from simulation import plain, until
 from transfers import DRAM_BYTES, EngineBench, one_row, random_transfer, rows
 
-from palquant.hw.config import geometry
 from palquant.hw.isa import Base, Memory
+from palquant.hw.presets import geometry
 from palquant.hw.registers import ErrorCode, Stall
 from palquant.hw.store import StoreEngine
 from palquant.hw.transfer import STORABLE

@@ -5,7 +5,7 @@ import itertools
 import pytest
 from simulation import plain, simulate
 
-from palquant.hw.config import geometry
+from palquant.hw.presets import geometry
 from palquant.hw.registers import ErrorCode
 from palquant.hw.supervisor import SOURCES, Supervisor
 

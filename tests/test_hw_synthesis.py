@@ -16,10 +16,10 @@ from amaranth.back import verilog
 from palquant.errors import ToolError
 from palquant.hw.carry_chain import Technology
 from palquant.hw.chained_array import ChainedMacArray
-from palquant.hw.config import geometry
 from palquant.hw.fpga import FAMILIES
 from palquant.hw.heap_sum import sum_products
 from palquant.hw.least_area import unit_positions
+from palquant.hw.presets import geometry
 from palquant.hw.synthesis import find_tool, synthesize
 from palquant.hw.verilog import convert
 

@@ -7,7 +7,7 @@ import pytest
 from simulation import plain, simulate, sink, source, until
 
 from palquant.hw import isa
-from palquant.hw.config import geometry
+from palquant.hw.presets import geometry
 from palquant.hw.registers import Stall
 from palquant.hw.tokens import Dispatcher, Engine, TokenCounters
 

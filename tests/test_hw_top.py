@@ -8,7 +8,7 @@ from combinational import combinational_paths
 from machine import INPUT, OUTPUT, Machine, Tiles
 
 from palquant.hw import isa
-from palquant.hw.config import geometry
+from palquant.hw.presets import geometry
 from palquant.hw.registers import REGISTERS, WATCHDOG_RESET, Activity, Stall
 from palquant.hw.top import TRACE_IDLE, Accelerator
 

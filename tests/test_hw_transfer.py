@@ -7,8 +7,8 @@ import pytest
 from simulation import plain, simulate, sink, source, until
 from transfers import REGION_BYTES, REGIONS, random_transfer, rows, set_regions
 
-from palquant.hw.config import geometry
 from palquant.hw.isa import Base, Memory, memory_beats
+from palquant.hw.presets import geometry
 from palquant.hw.registers import ErrorCode
 from palquant.hw.transfer import LOADABLE, STORABLE, RowWalker
 

@@ -5,7 +5,7 @@ import random
 import pytest
 from simulation import simulate
 
-from palquant.hw.config import geometry
+from palquant.hw.presets import geometry
 from palquant.hw.tokens import Engine
 from palquant.hw.watchdog import OldestInstruction, Watchdog
 

@@ -15,8 +15,8 @@ from palquant.golden.reference import run as run_reference
 from palquant.hw import isa
 from palquant.hw.bitstream import constraints
 from palquant.hw.boards import board
-from palquant.hw.config import geometry
 from palquant.hw.place_and_route import DEVICES
+from palquant.hw.presets import geometry
 from palquant.sim.driver import Simulator
 from palquant.sim.predict import predict
 from palquant.sim.run import run_emulator

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from networks import drawer, random_network
 
-from palquant.hw.config import PRESETS
+from palquant.hw.presets import PRESETS
 from palquant.sw.graph import Add, Convolution, MaxPool, Permute, SumPool
 
 SEEDS = range(300)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from networks import Builder, basic_block, cyclic_shuffle, drawer
 
-from palquant.hw.config import PRESETS
 from palquant.hw.isa import Base, Memory, Opcode
+from palquant.hw.presets import PRESETS
 from palquant.sim.bus import Bus
 from palquant.sim.driver import Simulator
 from palquant.sim.predict import predict

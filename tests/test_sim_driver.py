@@ -5,8 +5,8 @@ import pytest
 
 from palquant.errors import ExecutionError, InputError
 from palquant.hw import isa
-from palquant.hw.config import PRESETS
 from palquant.hw.isa import Base, Memory, Opcode
+from palquant.hw.presets import PRESETS
 from palquant.hw.registers import Activity, ErrorCode, Stall
 from palquant.hw.transfer import STORABLE
 from palquant.sim.bus import Bus

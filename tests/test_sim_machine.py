@@ -5,7 +5,7 @@ import pytest
 
 from palquant import hw
 from palquant.errors import OutputError
-from palquant.hw.config import PRESETS
+from palquant.hw.presets import PRESETS
 from palquant.sim import machine
 from palquant.sim.build import CACHE_VARIABLE
 from palquant.sim.machine import machine_verilog

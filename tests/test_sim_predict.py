@@ -17,9 +17,9 @@ from networks import (
 from palquant.errors import ExecutionError, InputError
 from palquant.hw import isa
 from palquant.hw.compute import ComputeEngine
-from palquant.hw.config import PRESETS
 from palquant.hw.isa import Memory, Opcode
 from palquant.hw.prefetch import Prefetch
+from palquant.hw.presets import PRESETS
 from palquant.sim.bus import Bus
 from palquant.sim.driver import Simulator
 from palquant.sim.predict import Prediction, predict

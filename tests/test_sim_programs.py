@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from palquant.hw import isa
-from palquant.hw.config import PRESETS
+from palquant.hw.presets import PRESETS
 from palquant.hw.registers import ErrorCode
 from palquant.sim.programs import (
     Program,

@@ -3,7 +3,7 @@ import pytest
 from networks import drawer, random_network
 
 from palquant.errors import MismatchError
-from palquant.hw.config import PRESETS
+from palquant.hw.presets import PRESETS
 from palquant.sim.scoreboard import compare_outputs, require_equal
 from palquant.sw.compile import compile_graph
 from palquant.sw.emulator import Emulator

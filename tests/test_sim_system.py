@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from palquant.errors import ExecutionError
-from palquant.hw.config import PRESETS
+from palquant.hw.presets import PRESETS
 from palquant.sim.programs import copy_program
 from palquant.sim.system import run_registers, run_system
 

@@ -12,8 +12,9 @@ from networks import drawer, random_network
 
 from palquant.errors import ExecutionError
 from palquant.hw import isa
-from palquant.hw.config import PARAMETER_ROWS, PRESETS
+from palquant.hw.config import PARAMETER_ROWS
 from palquant.hw.isa import Memory, Opcode, Source
+from palquant.hw.presets import PRESETS
 from palquant.sw import emulator as emulator_module
 from palquant.sw.accesses import Access, accesses
 from palquant.sw.compile import compile_graph

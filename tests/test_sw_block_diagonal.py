@@ -7,7 +7,7 @@ import pytest
 from networks import Builder, drawer
 
 from palquant.golden.reference import run
-from palquant.hw.config import PRESETS
+from palquant.hw.presets import PRESETS
 from palquant.sim.scoreboard import compare_outputs, require_equal
 from palquant.sw.block_diagonal import split_blocks
 from palquant.sw.compile import compile_graph

@@ -6,7 +6,7 @@ from networks import shuffled_network
 
 from palquant.errors import CapacityError, ExecutionError
 from palquant.hw import isa
-from palquant.hw.config import geometry
+from palquant.hw.presets import geometry
 from palquant.hw.registers import IDENTIFICATION, LINK_ADDRESS, REGISTERS, ErrorCode
 from palquant.sw.board import BoardDriver, place
 from palquant.sw.compile import compile_graph

@@ -15,8 +15,9 @@ from palquant.golden.export import export
 from palquant.golden.random_network import random_network as random_golden_network
 from palquant.golden.reference import run
 from palquant.hw import isa
-from palquant.hw.config import PRESETS, Geometry
+from palquant.hw.config import Geometry
 from palquant.hw.isa import Opcode
+from palquant.hw.presets import PRESETS
 from palquant.sim.scoreboard import compare_outputs, require_equal
 from palquant.sw.compile import compile_graph
 from palquant.sw.emulator import Emulator

@@ -4,8 +4,8 @@ import pytest
 from networks import Builder, drawer
 
 from palquant.errors import UnsupportedLayerError
-from palquant.hw.config import PRESETS
 from palquant.hw.isa import Opcode
+from palquant.hw.presets import PRESETS
 from palquant.sim.scoreboard import compare_outputs, require_equal
 from palquant.sw.compile import compile_graph
 from palquant.sw.emulator import Emulator

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 from networks import pooled_network, shuffled_network, strided_network
 
-from palquant.hw.config import PRESETS
 from palquant.hw.isa import Opcode, Source
+from palquant.hw.presets import PRESETS
 from palquant.sim.predict_compute import words_of_result
 from palquant.sw import emit as emit_module
 from palquant.sw.compile import compile_graph

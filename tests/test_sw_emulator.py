@@ -5,8 +5,8 @@ import pytest
 
 from palquant.errors import ExecutionError, InputError
 from palquant.hw import isa
-from palquant.hw.config import PRESETS
 from palquant.hw.isa import Base, Memory, Opcode, Source
+from palquant.hw.presets import PRESETS
 from palquant.sim.programs import assemble, data_offset
 from palquant.sw.emulator import Emulator
 

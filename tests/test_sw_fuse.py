@@ -6,8 +6,8 @@ import itertools
 import pytest
 from networks import Builder, drawer, shuffled_network
 
-from palquant.hw.config import PRESETS
 from palquant.hw.isa import Memory, Opcode
+from palquant.hw.presets import PRESETS
 from palquant.sim.scoreboard import compare_outputs, require_equal
 from palquant.sw.compile import compile_graph
 from palquant.sw.emit import Emitter

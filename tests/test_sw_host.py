@@ -12,7 +12,7 @@ from test_residual_input import pooled_sums, residual_input
 
 from palquant.errors import GraphError, InputError, ModelError
 from palquant.golden.reference import predict, run
-from palquant.hw.config import PRESETS
+from palquant.hw.presets import PRESETS
 from palquant.sim.run import run_emulator
 from palquant.sw.compile import compile_graph
 from palquant.sw.graph import Graph, HostClassifier, HostEnds, HostStem, Normalization, Shape

@@ -11,7 +11,7 @@ from networks import Builder, drawer
 from palquant.errors import GeometryError, ImageError, OutputError
 from palquant.golden.reference import predict
 from palquant.hw import isa
-from palquant.hw.config import PRESETS
+from palquant.hw.presets import PRESETS
 from palquant.sw.compile import compile_graph
 from palquant.sw.emulator import Emulator
 from palquant.sw.graph import Graph

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palquant.errors import PackingError
-from palquant.hw.config import PRESETS
+from palquant.hw.presets import PRESETS
 from palquant.sw.graph import Kind, Shape, TensorType
 from palquant.sw.layout import TensorLayout
 from palquant.sw.place import Placement, natural_placement

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from palquant.errors import PackingError
 from palquant.hw import isa
-from palquant.hw.config import PRESETS
+from palquant.hw.presets import PRESETS
 from palquant.sw.graph import Convolution
 from palquant.sw.pack import pack_weights, unpack_weights
 

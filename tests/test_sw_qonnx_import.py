@@ -23,7 +23,7 @@ from qonnx_networks import (
 
 from palquant.errors import InputError
 from palquant.golden.reference import run
-from palquant.hw.config import PRESETS
+from palquant.hw.presets import PRESETS
 from palquant.sim.run import run_emulator, run_rtl
 from palquant.sim.scoreboard import compare_outputs
 from palquant.sw.compile import compile_graph

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from palquant.errors import RangeError
-from palquant.hw.config import PRESETS
+from palquant.hw.presets import PRESETS
 from palquant.sw.graph import Convolution, Kind, Shape, SumPool, TensorType
 from palquant.sw.layer import AffineStep, CodeOutput, Layer
 from palquant.sw.ranges import prove_ranges

@@ -7,7 +7,7 @@ import pytest
 
 from palquant.errors import GraphError, UnsupportedLayerError
 from palquant.golden.reference import run
-from palquant.hw.config import PRESETS
+from palquant.hw.presets import PRESETS
 from palquant.sim.scoreboard import compare_outputs, require_equal
 from palquant.sw.compile import compile_graph
 from palquant.sw.emulator import Emulator

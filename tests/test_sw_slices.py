@@ -7,8 +7,8 @@ import pytest
 from networks import pooled_network, wide_pool_network
 
 from palquant.errors import CapacityError
-from palquant.hw.config import PRESETS
 from palquant.hw.isa import Memory, Opcode, PoolOperation, Source
+from palquant.hw.presets import PRESETS
 from palquant.sim.scoreboard import compare_outputs, require_equal
 from palquant.sw.compile import compile_graph
 from palquant.sw.emulator import Emulator

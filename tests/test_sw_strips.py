@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from networks import Builder, drawer, pool, pooled_network, strided_network
 
-from palquant.hw.config import PRESETS
 from palquant.hw.isa import ADDRESS_BITS, Opcode
+from palquant.hw.presets import PRESETS
 from palquant.sim.scoreboard import compare_outputs, require_equal
 from palquant.sw.compile import compile_graph
 from palquant.sw.emit import Emitter

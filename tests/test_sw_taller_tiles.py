@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 from networks import Builder, drawer
 
-from palquant.hw.config import PRESETS
 from palquant.hw.isa import Opcode, Source
+from palquant.hw.presets import PRESETS
 from palquant.sim.bus import Bus
 from palquant.sim.predict import predict
 from palquant.sim.scoreboard import compare_outputs, require_equal

@@ -3,7 +3,7 @@
 import pytest
 
 from palquant.benchmark import Case, measure
-from palquant.hw.config import PRESETS
+from palquant.hw.presets import PRESETS
 from palquant.workloads import Workload
 
 TINY = PRESETS["tiny"]
