@@ -6,7 +6,7 @@ In this order, each step optional: ``v = saturate((v * M + B) >> Sh)``, ``v = ma
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from amaranth import Cat, Const, Module, Mux, Signal, Value, signed, unsigned
@@ -15,7 +15,7 @@ from amaranth.lib.wiring import In, Out
 
 from palquant.hw import isa
 from palquant.hw.config import Geometry
-from palquant.hw.delay import delay_line, lane_registers
+from palquant.hw.delay import delay_line, lane_registers, lane_stage
 from palquant.hw.layouts import struct
 from palquant.hw.parameters import SlotRead
 
@@ -35,6 +35,9 @@ CONTROLS = data.StructLayout(
         )
     }
 )
+
+#: A function of a stage's number, a name, and a function of the controls: its value for each lane.
+Shared = Callable[[int, str, Callable[[Any], Any]], list[Any]]
 
 #: Narrowest and widest saturation.
 _NARROW, _WIDE = 8, 16
@@ -163,35 +166,48 @@ class Affine(wiring.Component):
         ):
             m.d.comb += [read.enable.eq(valid[stage]), read.slot.eq(slot[stage])]
 
-        total = self._multiply_add(m, valid, controls)
-        shifted = self._shift(m, valid, controls, total)
-        self._finish(m, valid, controls, shifted)
+        # What all lanes share reaches far: each has registers of its own for it.
+        lanes = self.geometry.lanes
+        enables = [[self.valid] * lanes]
+        enables += [
+            lane_stage(m, valid, stage, lanes, "lane_valid", together=stays)
+            for stage in range(1, self.LATENCY)
+        ]
+
+        def shared(stage: int, name: str, value: Callable[[Any], Any]) -> list[Any]:
+            """A function of the controls in a stage, for each lane."""
+            line = [value(each) for each in controls[: stage + 1]]
+            return lane_stage(m, line, stage, lanes, name, together=stays)
+
+        total = self._multiply_add(m, enables, shared)
+        shifted = self._shift(m, enables, shared, total)
+        self._finish(m, valid, enables, controls, shared, shifted)
         return m
 
-    def _multiply_add(self, m: Module, valid: list[Any], controls: list[Any]) -> list[Any]:
+    def _multiply_add(self, m: Module, enables: list[list[Any]], shared: Shared) -> list[Any]:
         """Stages 1 to 4: ``value * M + B`` of each lane, which exist in stage 5."""
         g = self.geometry
         split = min(g.multiplier_bits, g.value_bits) - 1  # unsigned, a bit less than signed
-        affine = controls[1].affine
-        factors = [Mux(affine, scale, 1) for scale in self.scale.data]
+        scales = zip(shared(1, "scales", _affine), self.scale.data, strict=True)
+        factors = [Mux(affine, scale, 1) for affine, scale in scales]
         factors = lane_registers(
-            m, valid[1], "factor", signed(g.scale_bits), factors, stays=g.settles
+            m, enables[1], "factor", signed(g.scale_bits), factors, stays=g.settles
         )
 
         operands = list(zip(self.values, factors, strict=True))
         shape = signed(split + g.scale_bits)
         products = [value[:split] * factor for value, factor in operands]
-        low = lane_registers(m, valid[2], "low", shape, products)
+        low = lane_registers(m, enables[2], "low", shape, products)
         shape = signed(g.value_bits - split + g.scale_bits)
         products = [value[split:].as_signed() * factor for value, factor in operands]
-        high = lane_registers(m, valid[2], "high", shape, products)
+        high = lane_registers(m, enables[2], "high", shape, products)
 
-        affine = controls[3].affine
         shape = signed(max(split + g.scale_bits, g.offset_bits) + 1)
-        offsets = [Mux(affine, offset, 0) for offset in self.offset.data]
+        given = zip(shared(3, "offsets", _affine), self.offset.data, strict=True)
+        offsets = [Mux(affine, offset, 0) for affine, offset in given]
         sums = [a + b for a, b in zip(low, offsets, strict=True)]
-        low = lane_registers(m, valid[3], "low_sum", shape, sums, stays=g.settles)
-        high = lane_registers(m, valid[3], "high_late", high[0].shape(), high, stays=g.settles)
+        low = lane_registers(m, enables[3], "low_sum", shape, sums, stays=g.settles)
+        high = lane_registers(m, enables[3], "high_late", high[0].shape(), high, stays=g.settles)
 
         # A product needs one bit less, but for the two most negative operands.
         shape = signed(max(g.value_bits + g.scale_bits, g.offset_bits + 1, result_bits(g)))
@@ -199,24 +215,32 @@ class Affine(wiring.Component):
             Cat(lower[:split], upper + (lower >> split)).as_signed()
             for lower, upper in zip(low, high, strict=True)
         ]
-        return lane_registers(m, valid[4], "total", shape, totals)
+        return lane_registers(m, enables[4], "total", shape, totals)
 
     def _shift(
-        self, m: Module, valid: list[Any], controls: list[Any], totals: list[Any]
+        self, m: Module, enables: list[list[Any]], shared: Shared, totals: list[Any]
     ) -> list[Any]:
         """Stages 5 and 6: arithmetic shift right, by bytes and then by bits."""
         shape = totals[0].shape()
-        affine = controls[5].affine
-        amounts = [Mux(affine, shift, 0) for shift in self.shift.data]
+        given = zip(shared(5, "shifts", _affine), self.shift.data, strict=True)
+        amounts = [Mux(affine, shift, 0) for affine, shift in given]
         byte_amounts = [Cat(Const(0, 3), amount[3:]) for amount in amounts]
         stays = self.geometry.settles
-        bits = lane_registers(m, valid[5], "shift_bits", 3, amounts, stays=stays)
+        bits = lane_registers(m, enables[5], "shift_bits", 3, amounts, stays=stays)
         values = [value >> by for value, by in zip(totals, byte_amounts, strict=True)]
-        values = lane_registers(m, valid[5], "shifted_bytes", shape, values, stays=stays)
+        values = lane_registers(m, enables[5], "shifted_bytes", shape, values, stays=stays)
         values = [value >> by for value, by in zip(values, bits, strict=True)]
-        return lane_registers(m, valid[6], "shifted", shape, values)
+        return lane_registers(m, enables[6], "shifted", shape, values)
 
-    def _finish(self, m: Module, valid: list[Any], controls: list[Any], shifted: list[Any]) -> None:
+    def _finish(
+        self,
+        m: Module,
+        valid: list[Any],
+        enables: list[list[Any]],
+        controls: list[Any],
+        shared: Shared,
+        shifted: list[Any],
+    ) -> None:
         """Stages 7 to 10: saturation, ReLU and residual addition, saturation and ReLU."""
         g = self.geometry
         bits = result_bits(g)
@@ -228,41 +252,56 @@ class Affine(wiring.Component):
         extensions = delay_line(m, extension, 3, name="extension", stays=stays)
 
         # Stage 7: does the affine result exceed its width?
-        saturates = controls[7].affine & ~controls[7].raw
-        exceeds = [saturates & _exceeds(value, extensions[0]) for value in shifted]
-        exceeds = lane_registers(m, valid[7], "exceeds", 1, exceeds, stays=stays)
+        saturates = shared(7, "saturates", lambda c: c.affine & ~c.raw)
+        exceeds = [
+            saturate & _exceeds(value, extensions[0])
+            for saturate, value in zip(saturates, shifted, strict=True)
+        ]
+        exceeds = lane_registers(m, enables[7], "exceeds", 1, exceeds, stays=stays)
         signs = [value[-1] for value in shifted]
-        signs = lane_registers(m, valid[7], "sign", 1, signs, stays=stays)
-        values = lane_registers(m, valid[7], "value", signed(bits), shifted, stays=stays)
-        adds = controls[7].residual & ~controls[7].raw
-        addends = [Mux(adds, residual, 0) for residual in self.residuals]
+        signs = lane_registers(m, enables[7], "sign", 1, signs, stays=stays)
+        values = lane_registers(m, enables[7], "value", signed(bits), shifted, stays=stays)
+        adds = shared(7, "adds", lambda c: c.residual & ~c.raw)
+        addends = [
+            Mux(add, residual, 0) for add, residual in zip(adds, self.residuals, strict=True)
+        ]
         addends = lane_registers(
-            m, valid[7], "addend", signed(g.residual_bits), addends, stays=stays
+            m, enables[7], "addend", signed(g.residual_bits), addends, stays=stays
         )
 
         # Stage 8: saturation, ReLU, addition.
-        cuts = controls[8].relu_before & ~controls[8].raw
-        sums = [
-            Mux(cuts & sign, 0, Mux(exceed, _limit(sign, extensions[1]), value)) + addend
-            for exceed, sign, value, addend in zip(exceeds, signs, values, addends, strict=True)
+        cuts = shared(8, "cuts_before", lambda c: c.relu_before & ~c.raw)
+        limited = [
+            Mux(cut & sign, 0, Mux(exceed, _limit(sign, extensions[1]), value))
+            for cut, exceed, sign, value in zip(cuts, exceeds, signs, values, strict=True)
         ]
+        sums = [value + addend for value, addend in zip(limited, addends, strict=True)]
         # Residuals are there for a cycle only.
-        sums = lane_registers(m, valid[7 if stays else 8], "sum", signed(bits + 1), sums)
+        sums = lane_registers(m, enables[7 if stays else 8], "sum", signed(bits + 1), sums)
 
         # Stage 9: does the sum exceed its width?
-        saturates = controls[9].residual & ~controls[9].raw
-        sum_exceeds = [saturates & _exceeds(value, extensions[2]) for value in sums]
-        sum_exceeds = lane_registers(m, valid[9], "sum_exceeds", 1, sum_exceeds, stays=stays)
-        sums = lane_registers(m, valid[9], "sum_late", signed(bits + 1), sums, stays=stays)
+        saturates = shared(9, "sum_saturates", lambda c: c.residual & ~c.raw)
+        sum_exceeds = [
+            saturate & _exceeds(value, extensions[2])
+            for saturate, value in zip(saturates, sums, strict=True)
+        ]
+        sum_exceeds = lane_registers(m, enables[9], "sum_exceeds", 1, sum_exceeds, stays=stays)
+        sums = lane_registers(m, enables[9], "sum_late", signed(bits + 1), sums, stays=stays)
 
         # Stage 10: saturation, ReLU.
-        cuts = controls[10].relu_after & ~controls[10].raw
         with m.If(valid[10]):
             m.d.sync += self.used.eq(used[3])
-            for lane, result in enumerate(self.results):
-                sign, exceed = sums[lane][-1], sum_exceeds[lane]
-                limited = Mux(exceed, _limit(sign, extensions[3]), sums[lane])
-                m.d.sync += result.eq(Mux(cuts & sign | ~used[3][lane], 0, limited))
+        cuts = shared(10, "cuts_after", lambda c: c.relu_after & ~c.raw)
+        limited = [
+            Mux(exceed, _limit(value[-1], extensions[3]), value)
+            for exceed, value in zip(sum_exceeds, sums, strict=True)
+        ]
+        results = [
+            Mux(cut & value[-1] | ~lane, 0, result)
+            for cut, value, lane, result in zip(cuts, sums, used[3], limited, strict=True)
+        ]
+        results = lane_registers(m, enables[10], "result", signed(bits), results)
+        m.d.comb += [port.eq(result) for port, result in zip(self.results, results, strict=True)]
 
         # Which saturations changed a lane in use: both of a beat are counted together.
         before = Signal(g.lanes, reset_less=True)
@@ -273,6 +312,11 @@ class Affine(wiring.Component):
         with m.If(valid[10]):
             m.d.sync += clipped.eq(Cat(before, Cat(sum_exceeds) & used[3]))
         m.d.comb += self.saturated.eq(_registered_sum(m, list(clipped)))
+
+
+def _affine(controls: Any) -> Any:
+    """Whether the affine step is wanted."""
+    return controls.affine
 
 
 def _exceeds(value: Value, extension: Value) -> Value:

@@ -28,7 +28,7 @@ class MacArray(wiring.Component):
             trees; those that are more than levels delay the operands.
 
     Attributes:
-        latency: Cycles from operands to the result's ``valid``.
+        latency: Cycles from operands to the result's ``valid``; its sums come a cycle later.
 
     Members:
         control: ``In(ARRAY_CONTROL)``.
@@ -40,8 +40,8 @@ class MacArray(wiring.Component):
 
     def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
-        # A cycle's sums, the accumulator, the result register.
-        self.latency = geometry.array_registers + 2
+        # A cycle's sums, the accumulator.
+        self.latency = geometry.array_registers + 1
         super().__init__(
             {
                 "control": In(ARRAY_CONTROL),
@@ -55,7 +55,7 @@ class MacArray(wiring.Component):
         """Sums of a cycle, then sums of a result."""
         m = Module()
         g = self.geometry
-        controls = delay_line(m, self.control, self.latency - 1, name="control", reset=True)
+        controls = delay_line(m, self.control, self.latency, name="control", reset=True)
         adding, complete = controls[-2], controls[-1]
         levels = tree_levels(g.tin)
         registers = spread_registers(levels, min(g.array_registers, levels + 1))
@@ -97,10 +97,10 @@ class MacArray(wiring.Component):
             ),
         ]
         m.d.sync += [
-            self.result.valid.eq(complete.valid & complete.emit),
-            self.result.tag.eq(complete.tag),
-            self.result.first.eq(complete.first),
-            self.result.last.eq(complete.last),
-            self.result.empty.eq(complete.empty),
+            self.result.valid.eq(adding.valid & adding.emit),
+            self.result.tag.eq(adding.tag),
+            self.result.first.eq(adding.first),
+            self.result.last.eq(adding.last),
+            self.result.empty.eq(adding.empty),
         ]
         return m

@@ -13,6 +13,7 @@ from amaranth.lib.wiring import In, Out
 from palquant.hw.addresses import Advance
 from palquant.hw.banks import ConfigurationBanks
 from palquant.hw.config import Geometry
+from palquant.hw.delay import delay_line, lane_stage
 from palquant.hw.layouts import Configuration, Pooled, Result
 
 __all__ = ["BeatSequencer", "beat_layout"]
@@ -50,8 +51,8 @@ class BeatSequencer(wiring.Component):
         result: ``In(Result(geometry))``.
         pooled: ``In(Pooled(geometry))``, never in the same cycle as a result.
         beat: ``Out(beat_layout(geometry))``, ``LATENCY`` cycles later.
-        products: ``Out(signed(value_bits)).array(lanes)``, P or pooled values, until the next
-            beat's.
+        products: ``Out(signed(value_bits)).array(lanes)``, P or pooled values, in the cycle after
+            the beat and until the next beat's.
         activation_sum: ``Out(activation_sum_bits)``, S, likewise.
         overrun: ``Out(1)``, strobe: a result or pooled beat came too early.
     """
@@ -177,6 +178,13 @@ class BeatSequencer(wiring.Component):
         beat_tag = Signal(reset_less=True)
         beat_advance = Signal(Advance, reset_less=True)
         m.d.sync += valid.eq(issues)
+        lines = {"issued": [issues, valid]}
+        for name, value in (("from_pool", pooled.valid), ("place", now_index)):
+            lines[name] = delay_line(m, value, 1, name=name)
+        issued, from_pool, place = (
+            lane_stage(m, line, 1, g.lanes, name, together=g.settles)
+            for name, line in lines.items()
+        )
         m.d.sync += finish.eq(
             result.valid & result.empty
             | Mux(
@@ -187,10 +195,14 @@ class BeatSequencer(wiring.Component):
         )
         with m.If(issues):
             m.d.sync += [beat_tag.eq(now_tag), beat_advance.eq(advance)]
-            for lane, product in enumerate(self.products):
-                sums = Array(result.sums[beat * g.lanes + lane] for beat in range(g.beats))
-                array_sum = sums[now_index] if g.beats > 1 else sums[0]
-                m.d.sync += product.eq(Mux(pooled.valid, pooled.values[lane], array_sum))
+        for lane, port in enumerate(self.products):
+            product = Signal.like(port, name=f"product_{lane}", reset_less=True)
+            sums = Array(result.sums[beat * g.lanes + lane] for beat in range(g.beats))
+            array_sum = sums[place[lane]] if g.beats > 1 else sums[0]
+            with m.If(issued[lane]):
+                m.d.sync += product.eq(Mux(from_pool[lane], pooled.values[lane], array_sum))
+            m.d.comb += port.eq(product)
+        with m.If(valid):
             m.d.sync += self.activation_sum.eq(result.activation_sum)
         m.d.comb += [
             self.beat.valid.eq(valid),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from amaranth import Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory, MemoryData, ReadPort
 from amaranth.lib.wiring import In
 
 from palquant.hw.config import DIGIT_BITS, Geometry
+from palquant.hw.delay import delay_line
 from palquant.hw.isa import Memory as MemoryName
 from palquant.hw.layouts import LoadWrite, StoreRead, WordRead, WordWrite
 
@@ -30,9 +33,11 @@ class Scratchpad(wiring.Component):
     narrow rows, a word, and a beat of several is loaded in as many cycles. The datapath never
     waits: a write goes before a load, a read before a store. What is read in the cycle in
     which any part of its row is written is undefined: programs that are free of races, and keep
-    tensors in rows of their own, do not do so. Where a row holds several beats
-    and the datapath reads as well, the row that a store reads is kept for the beats that follow:
-    they need no port. What they are if the row is written meanwhile is undefined.
+    tensors in rows of their own, do not do so. Data come ``geometry.read_cycles`` after a read;
+    where that is more than one, what is read and what is written goes through registers. Where a
+    row holds several beats and the datapath reads as well, the row that a store reads is kept for
+    the beats that follow: they need no port. What they are if the row is written meanwhile is
+    undefined.
 
     Parameters:
         geometry: Sizes of the machine.
@@ -103,41 +108,42 @@ class Scratchpad(wiring.Component):
     def _elaborate_write(self, m: Module, storage: Memory) -> None:
         port = storage.write_port(granularity=self.lane_bits)
         ports = _PORTS[self.memory]
+        part_bits = {
+            "load": min(self.geometry.bus_bits, self.row_bits),
+            "write": self.word_bits,
+        }
+        widest = max(bits for name, bits in part_bits.items() if name in ports)
+        # What is written is repeated over the row, whose enables say where it goes.
+        written = Signal(widest)
+        row = Signal.like(port.addr)
+        enables = Signal.like(port.en)
+        cycles = self.geometry.read_cycles - 1
+        m.d.comb += [
+            port.addr.eq(delay_line(m, row, cycles, name="written_row")[-1]),
+            port.en.eq(delay_line(m, enables, cycles, name="written_lanes", reset=True)[-1]),
+            port.data.eq(
+                delay_line(m, written, cycles, name="written")[-1].replicate(
+                    self.row_bits // widest
+                )
+            ),
+        ]
 
-        def spread(
-            mask: Value, data: Value, position: Value, part_bits: int
-        ) -> tuple[Value, Value]:
-            """Enables and data of a row, of which one part is written."""
-            parts = self.row_bits // part_bits
-            enables = Cat(Mux(position == k, mask, 0) for k in range(parts)) if parts > 1 else mask
-            return enables, data.replicate(parts)
+        def write(address: Value, mask: Value, data: Value) -> list[Any]:
+            """Write a part of a row."""
+            at, position = self._place(address, len(data))
+            parts = self.row_bits // len(data)
+            spread = Cat(Mux(position == k, mask, 0) for k in range(parts)) if parts > 1 else mask
+            return [row.eq(at), enables.eq(spread), written.eq(data.replicate(widest // len(data)))]
 
         if "load" in ports:
             address, beat, last = self._elaborate_load_parts(m)
-            part_bits = len(beat)
-            row, position = self._place(address, part_bits)
-            everything = (1 << part_bits // self.lane_bits) - 1
-            enables, data = spread(
-                Mux(self.load.valid & (self.load.memory == self.memory), everything, 0)[
-                    : part_bits // self.lane_bits
-                ],
-                beat,
-                position,
-                part_bits,
-            )
-            m.d.comb += [
-                self.load.ready.eq((self.load.memory == self.memory) & last),
-                port.addr.eq(row),
-                port.en.eq(enables),
-                port.data.eq(data),
-            ]
+            mine = self.load.memory == self.memory
+            lanes = len(beat) // self.lane_bits
+            m.d.comb += self.load.ready.eq(mine & last)
+            m.d.comb += write(address, Mux(self.load.valid & mine, (1 << lanes) - 1, 0), beat)
         if "write" in ports:
-            row, position = self._place(self.write.address, self.word_bits)
-            enables, data = spread(
-                self.write.mask, self.write.data.as_value(), position, self.word_bits
-            )
             with m.If(self.write.enable):
-                m.d.comb += [port.addr.eq(row), port.en.eq(enables), port.data.eq(data)]
+                m.d.comb += write(self.write.address, self.write.mask, self.write.data.as_value())
                 if "load" in ports:
                     m.d.comb += self.load.ready.eq(0)
 
@@ -165,16 +171,22 @@ class Scratchpad(wiring.Component):
     def _elaborate_read(self, m: Module, storage: Memory) -> None:
         port = storage.read_port()
         ports = _PORTS[self.memory]
-        m.d.comb += port.en.eq(0)
+        row = Signal.like(port.addr)
+        reads = Signal()
+        cycles = self.geometry.read_cycles - 1
+        m.d.comb += [
+            port.addr.eq(delay_line(m, row, cycles, name="read_row")[-1]),
+            port.en.eq(delay_line(m, reads, cycles, name="reads", reset=True)[-1]),
+        ]
 
         def held(position: Value, enable: Value, name: str) -> Value:
-            """The position that was asked for in the cycle before."""
+            """The position that was asked for when what is read now was."""
             if not len(position):
                 return position
             before = Signal.like(position, name=name)
             with m.If(enable):
                 m.d.sync += before.eq(position)
-            return before
+            return delay_line(m, before, cycles, name=f"{name}_late")[-1]
 
         def part(row: Value, position: Value, part_bits: int) -> Value:
             return row.word_select(position, part_bits) if len(position) else row
@@ -182,7 +194,7 @@ class Scratchpad(wiring.Component):
         kept: Value = Const(0)
         if "store" in ports:
             bits = self.geometry.bus_bits
-            row, position = self._place(self.store.address, bits)
+            at, position = self._place(self.store.address, bits)
             place = held(position, self.store.ready, "beat_position")
             data: Value = port.data
             if "read" in ports and len(position):
@@ -190,16 +202,16 @@ class Scratchpad(wiring.Component):
             wanted = self.store.memory == self.memory
             m.d.comb += [
                 self.store.ready.eq(wanted),
-                port.addr.eq(row),
-                port.en.eq(wanted & self.store.valid & ~kept),
+                row.eq(at),
+                reads.eq(wanted & self.store.valid & ~kept),
                 self.store.data.eq(part(data, place, bits)),
             ]
         if "read" in ports:
-            row, position = self._place(self.read.address, self.word_bits)
+            at, position = self._place(self.read.address, self.word_bits)
             place = held(position, self.read.enable, "word_position")
             m.d.comb += self.read.data.eq(part(port.data, place, self.word_bits))
             with m.If(self.read.enable):
-                m.d.comb += [port.addr.eq(row), port.en.eq(1)]
+                m.d.comb += [row.eq(at), reads.eq(1)]
                 if "store" in ports:
                     m.d.comb += self.store.ready.eq(wanted & kept)
 
@@ -210,15 +222,15 @@ class Scratchpad(wiring.Component):
 
         Returns:
             Whether the beat that is asked for follows another of that row; and the row that the
-            beat of the cycle before comes from.
+            beat whose data are due comes from.
         """
         content = Signal(self.row_bits, reset_less=True)
-        kept, from_content, read_before = Signal(), Signal(), Signal()
+        kept = Signal()
         m.d.comb += kept.eq(self.store.follows & (position != 0))
-        m.d.sync += [
-            read_before.eq(self.store.valid & self.store.ready & ~kept),
-            from_content.eq(kept),
-        ]
-        with m.If(read_before):
+        cycles = self.geometry.read_cycles
+        asked = self.store.valid & self.store.ready & ~kept
+        arrives = delay_line(m, asked, cycles, name="asked", reset=True)[-1]
+        from_content = delay_line(m, kept, cycles, name="kept", reset=True)[-1]
+        with m.If(arrives):
             m.d.sync += content.eq(port.data)
         return kept, Mux(from_content, content, port.data)

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from palquant.hw.carry_chain import Technology, accumulate, make_chain
 from palquant.hw.config import DIGIT_BITS, Geometry
-from palquant.hw.delay import delay_line
+from palquant.hw.delay import copy_register, delay_line
 from palquant.hw.heap_sum import Product, sum_levels, sum_products
 from palquant.hw.layouts import ARRAY_CONTROL, Result
 
@@ -30,14 +30,6 @@ def _products(activation: Value, weights: Value | None) -> list[tuple[int, Produ
         digit = weights[index - own : index - own + DIGIT_BITS]
         products += [(own + k, (bit, digit[k])) for k in range(DIGIT_BITS)]
     return products
-
-
-def _copy(m: Module, value: Value, name: str) -> Signal:
-    """A register of its own for some of a value's users, so that none has too far to go."""
-    # Synthesis would make one of registers that hold the same.
-    signal = Signal(len(value), name=name, reset_less=True, attrs={"keep": "true"})
-    m.d.sync += signal.eq(value)
-    return signal
 
 
 class ChainedUnit(wiring.Component):
@@ -93,7 +85,7 @@ class ChainedUnit(wiring.Component):
         # The controls reach every bit of every unit: a register for each unit's own.
         names = ("add", "count", "shift", "complete", "empty")
         add, count, shift, complete, empty = (
-            _copy(m, getattr(self, name), f"own_{name}") for name in names
+            copy_register(m, getattr(self, name), f"own_{name}") for name in names
         )
         held = Signal(bits)
         shifted = Cat(Const(0, DIGIT_BITS), held)
@@ -132,7 +124,7 @@ class ChainedMacArray(wiring.Component):
         technology: What the chains are made of.
 
     Attributes:
-        latency: Cycles from operands to the result's ``valid``.
+        latency: Cycles from operands to the result's ``valid``; its sums come a cycle later.
 
     Members:
         As those of :class:`~palquant.hw.array.MacArray`.
@@ -145,7 +137,7 @@ class ChainedMacArray(wiring.Component):
     ) -> None:
         self.geometry = geometry
         self.technology = technology
-        self.latency = geometry.array_registers + 2
+        self.latency = geometry.array_registers + 1
         super().__init__(
             {
                 "control": In(ARRAY_CONTROL),
@@ -161,7 +153,7 @@ class ChainedMacArray(wiring.Component):
         g = self.geometry
         # One cycle fewer than there: the result register is filled in the accumulator's cycle. One
         # cycle fewer again: each unit has a register for its controls.
-        controls = delay_line(m, self.control, self.latency - 2, name="control", reset=True)
+        controls = delay_line(m, self.control, self.latency - 1, name="control", reset=True)
         following, adding = controls[-2:]
         complete = adding.valid & adding.emit
         empty = Signal()
@@ -169,7 +161,7 @@ class ChainedMacArray(wiring.Component):
             (complete & ~adding.empty) | (~adding.valid & following.valid & following.clear)
         )
 
-        latency = self.latency - 1
+        latency = self.latency
         # Registers that no level needs bring the operands closer.
         widest = _products(self.activation, self.weights[: len(self.activation)])
         delay = max(latency - sum_levels(widest, self.technology), 0)
@@ -192,7 +184,7 @@ class ChainedMacArray(wiring.Component):
         copy: Value = activation
         for index in range(g.tout):
             if delay and index % UNITS_PER_COPY == 0:
-                copy = _copy(m, activation, f"activation_copy{index // UNITS_PER_COPY}")
+                copy = copy_register(m, activation, f"activation_copy{index // UNITS_PER_COPY}")
             own = unit(f"unit{index}", g.accumulator_bits, weighted=True)
             m.d.comb += [
                 own.weights.eq(weights.word_select(index, g.activation_bits_per_word)),
@@ -200,9 +192,9 @@ class ChainedMacArray(wiring.Component):
             ]
         lanes = unit("lanes", g.activation_sum_bits, weighted=False)
         m.d.comb += self.result.activation_sum.eq(lanes.total)
-        # The units' controls are a cycle late, and so are these.
+        # The units' controls are a cycle late: the sums come in the cycle after these.
         flags = Cat(complete, adding.tag, adding.first, adding.last, adding.empty)
-        late = delay_line(m, flags, 2, name="flags")[-1]
+        late = delay_line(m, flags, 1, name="flags")[-1]
         result = self.result
         m.d.comb += Cat(result.valid, result.tag, result.first, result.last, result.empty).eq(late)
         return m

@@ -232,7 +232,8 @@ class CodeWriter(wiring.Component):
             start = Mux(second, positions[-1], positions[0])
             base = Mux(second, bases[-1], bases[0])
             m.d.sync += port.enable.eq(works & live)
-            word = Signal(data.ArrayLayout(DIGIT_BITS, len(lanes)), name=f"{memory}_word")
+            layout = data.ArrayLayout(DIGIT_BITS, len(lanes))
+            word = Signal(layout, name=f"{memory}_word", reset_less=True)
             m.d.comb += port.data.eq(Cat(*[word.as_value()] * len(places)))
             with m.If(works & live):
                 m.d.sync += port.address.eq(

@@ -29,6 +29,7 @@ from palquant.hw.buffers import Scratchpad
 from palquant.hw.carry_chain import Technology
 from palquant.hw.chained_array import ChainedMacArray
 from palquant.hw.config import Geometry
+from palquant.hw.delay import delay_line
 from palquant.hw.isa import Memory
 from palquant.hw.layouts import READABLE, LoadWrite, StoreRead, struct
 from palquant.hw.operands import OperandFetch
@@ -79,8 +80,8 @@ class ComputeEngine(wiring.Component):
             memory: Scratchpad(geometry, memory) for memory in Memory if memory != Memory.PARAMETER
         }
         # The sequencer's words come a cycle after their issue.
-        self.array_latency = 1 + OperandFetch.LATENCY + self._array.latency
-        self.pool_latency = 1 + PoolingUnit.LATENCY
+        self.array_latency = 1 + OperandFetch.REGISTERS + geometry.read_cycles + self._array.latency
+        self.pool_latency = 1 + PoolingUnit.REGISTERS + geometry.read_cycles
         super().__init__(
             {
                 "instruction": In(stream.Signature(struct(isa.COMPUTE, geometry))),
@@ -170,10 +171,10 @@ class ComputeEngine(wiring.Component):
         )
 
     def _elaborate_store(self, m: Module) -> None:
-        """Each memory answers what it was asked; the data come a cycle later."""
+        """Each memory answers what it was asked; the data come ``read_cycles`` later."""
         request = self.store_read
-        asked = Signal.like(request.memory)
-        m.d.sync += asked.eq(request.memory)
+        cycles = self.geometry.read_cycles
+        asked = delay_line(m, request.memory, cycles, name="asked", reset=True)[-1]
         sources = {memory: self.memories[memory].store for memory in READABLE}
         for memory, source in sources.items():
             m.d.comb += [

@@ -379,6 +379,15 @@ class Geometry:
         return self.beat_cycles > 1
 
     @property
+    def read_cycles(self) -> int:
+        """Cycles from a read of an on-chip memory to its data.
+
+        Memories lie all over the device, and so addresses, enables and what is written have
+        registers on their way. Where beats come one at a time there is less to reach.
+        """
+        return 1 if self.settles else 2
+
+    @property
     def raw_planes(self) -> int:
         """Residual words that hold one beat of raw 32-bit results."""
         return 32 // self.residual_bits

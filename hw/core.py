@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from amaranth import Cat, Module, Mux, Signal
+from amaranth import Cat, Module, Mux, ResetInserter, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -13,6 +13,7 @@ from palquant.hw.arbiter import ReadArbiter
 from palquant.hw.axi import ReadChannels, WriteChannels
 from palquant.hw.config import Geometry
 from palquant.hw.counters import Attribution, Counters
+from palquant.hw.delay import copy_register
 from palquant.hw.fetch import FetchUnit, Settings
 from palquant.hw.load import LoadEngine
 from palquant.hw.queues import InstructionQueue
@@ -73,7 +74,8 @@ class Core(wiring.Component):
         compute: The compute engine.
 
     Members:
-        go: ``In(1)``, strobe: begin with ``settings``.
+        clear: ``In(1)``, strobe: all units are reset in the next cycle.
+        go: ``In(1)``, strobe: begin with ``settings``, two cycles after ``clear`` at the earliest.
         running: ``In(1)``. Count cycles, watch for progress.
         halt: ``In(1)``. Start nothing new, bring what is on the bus to its end.
         settings: ``In(Settings(geometry))``.
@@ -95,6 +97,7 @@ class Core(wiring.Component):
         super().__init__(
             {
                 "go": In(1),
+                "clear": In(1),
                 "running": In(1),
                 "halt": In(1),
                 "settings": In(Settings(geometry)),
@@ -129,12 +132,17 @@ class Core(wiring.Component):
         m = Module()
         geometry, compute = self._geometry, self._compute
 
-        m.submodules.arbiter = arbiter = ReadArbiter(geometry)
-        m.submodules.fetch = fetch = FetchUnit(geometry)
-        m.submodules.load = load = LoadEngine(geometry)
-        m.submodules.store = store = StoreEngine(geometry)
-        m.submodules.compute = compute
-        m.submodules.tokens = tokens = TokenCounters(geometry)
+        arbiter = ReadArbiter(geometry)
+        self._add(m, "arbiter", arbiter)
+        fetch = FetchUnit(geometry)
+        self._add(m, "fetch", fetch)
+        load = LoadEngine(geometry)
+        self._add(m, "load", load)
+        store = StoreEngine(geometry)
+        self._add(m, "store", store)
+        self._add(m, "compute", compute)
+        tokens = TokenCounters(geometry)
+        self._add(m, "tokens", tokens)
         engines = {Engine.LOAD: load, Engine.COMPUTE: compute, Engine.STORE: store}
         in_flight = {
             Engine.LOAD: geometry.outstanding_bursts,
@@ -177,8 +185,8 @@ class Core(wiring.Component):
             name = engine.name.lower()
             queue = InstructionQueue(geometry, _LAYOUTS[engine])
             dispatcher = Dispatcher(geometry, engine, _LAYOUTS[engine], in_flight[engine])
-            m.submodules[f"queue_{name}"] = queue
-            m.submodules[f"dispatch_{name}"] = dispatcher
+            self._add(m, f"queue_{name}", queue)
+            self._add(m, f"dispatch_{name}", dispatcher)
             connect(m, getattr(fetch, f"queue_{name}"), queue.write)
             connect(m, queue.read, dispatcher.queue)
             connect(m, dispatcher.instruction, unit.instruction)
@@ -197,6 +205,11 @@ class Core(wiring.Component):
         self._observe(m, fetch, engines, dispatchers)
         self._count(m, arbiter, engines, dispatchers)
         return m
+
+    def _add(self, m: Module, name: str, unit: wiring.Component) -> None:
+        """Add a unit that ``clear`` resets, a cycle later: through a register near it."""
+        clear = copy_register(m, self.clear, f"clear_{name}")
+        m.submodules[name] = ResetInserter(clear)(unit)
 
     def _report(
         self,
@@ -226,7 +239,8 @@ class Core(wiring.Component):
             ]
 
         # Tokens are given on completion, which is in order: by the oldest instruction.
-        m.submodules.oldest = oldest = OldestInstruction(self._geometry)
+        oldest = OldestInstruction(self._geometry)
+        self._add(m, "oldest", oldest)
         if self._geometry.diagnosis:
             m.d.comb += [
                 self.report_fetch.offset.eq(fetch.offset),
@@ -252,7 +266,8 @@ class Core(wiring.Component):
             self.report_bus.offset.eq(oldest.offset),
         ]
 
-        m.submodules.watchdog = watchdog = Watchdog(self._geometry)
+        watchdog = Watchdog(self._geometry)
+        self._add(m, "watchdog", watchdog)
         read, write = self.read, self.write
         handshakes = [
             read.arvalid & read.arready,
@@ -305,7 +320,8 @@ class Core(wiring.Component):
     ) -> None:
         """Where the cycles go."""
         compute, dispatcher = engines[Engine.COMPUTE], dispatchers[Engine.COMPUTE]
-        m.submodules.attribution = attribution = Attribution()
+        attribution = Attribution()
+        self._add(m, "attribution", attribution)
         # As late as the engine says what it did.
         next_layer = Signal.like(dispatcher.next_layer)
         newest_layer = Signal.like(dispatcher.newest_layer)
@@ -322,7 +338,8 @@ class Core(wiring.Component):
             self.trace.activity.eq(attribution.activity),
             self.trace.layer.eq(Mux(attribution.next, next_layer, newest_layer)),
         ]
-        m.submodules.counters = counters = Counters(self._geometry)
+        counters = Counters(self._geometry)
+        self._add(m, "counters", counters)
         m.d.sync += [
             self.traced.eq(self.running),
             counters.read_beat.eq(arbiter.load_data.valid & arbiter.load_data.ready),

@@ -14,7 +14,7 @@ from amaranth.lib.wiring import In, Out
 
 from palquant.hw.banks import ConfigurationBanks
 from palquant.hw.config import Geometry
-from palquant.hw.delay import delay_line, lane_registers
+from palquant.hw.delay import delay_line, lane_registers, lane_stage
 from palquant.hw.isa import Source
 from palquant.hw.layouts import Configuration
 
@@ -45,16 +45,19 @@ class Correction(wiring.Component):
 
     Members:
         configuration: ``In(Configuration(geometry))``.
-        valid: ``In(1)``, a beat is presented.
+        valid: ``In(1)``, a beat comes.
         tag: ``In(1)``, its configuration bank.
-        products: ``In(signed(value_bits)).array(lanes)``, P or pooled values.
-        activation_sum: ``In(activation_sum_bits)``, S.
-        values: ``Out(signed(value_bits)).array(lanes)``, ``LATENCY`` cycles later, and until the
-            next beat's.
+        products: ``In(signed(value_bits)).array(lanes)``, P or pooled values, ``VALUE_DELAY``
+            cycles later.
+        activation_sum: ``In(activation_sum_bits)``, S, likewise.
+        values: ``Out(signed(value_bits)).array(lanes)``, ``LATENCY`` cycles after ``valid``, and
+            until the next beat's.
     """
 
+    #: Cycles from ``valid`` to ``products``.
+    VALUE_DELAY = 1
     #: Cycles from ``valid`` to ``values``.
-    LATENCY = 3
+    LATENCY = 4
 
     def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
@@ -80,7 +83,8 @@ class Correction(wiring.Component):
             self.configuration,
             ("source", "alpha_shift", "beta_shift", "beta_minus"),
         )
-        fields = banks.select(self.tag)
+        stays = g.settles
+        fields = banks.select(delay_line(m, self.tag, 1, name="tag", stays=stays)[-1])
         array = fields["source"] == Source.ARRAY
 
         shape = signed(g.value_bits)
@@ -89,8 +93,7 @@ class Correction(wiring.Component):
         )
         once = Signal.like(self.activation_sum, reset_less=True)
         alpha_shift = Signal(reset_less=True)
-        stays = g.settles
-        valid = delay_line(m, self.valid, 2, name="valid", reset=True)
+        valid = delay_line(m, self.valid, 3, name="valid", reset=True)
         parts = [
             shifted.eq(Mux(array, self.activation_sum << fields["beta_shift"], 0)),
             once.eq(Mux(array & fields["beta_minus"], self.activation_sum, 0)),
@@ -99,14 +102,17 @@ class Correction(wiring.Component):
         if stays:
             m.d.comb += parts
         else:
-            with m.If(valid[0]):
+            with m.If(valid[1]):
                 m.d.sync += parts
-        products = lane_registers(m, valid[0], "product", shape, self.products, stays=stays)
-        with m.If(valid[1]):
+        first, second, third = (
+            lane_stage(m, valid, stage, g.lanes, "lane_valid", together=stays)
+            for stage in (1, 2, 3)
+        )
+        products = lane_registers(m, first, "product", shape, self.products, stays=stays)
+        with m.If(valid[2]):
             m.d.sync += beta_sum.eq(shifted - once)
         scaled = [Mux(alpha_shift, product << 1, product) for product in products]
-        scaled = lane_registers(m, valid[1], "scaled", shape, scaled, stays=stays)
-        with m.If(valid[2]):
-            for value, product in zip(self.values, scaled, strict=True):
-                m.d.sync += value.eq(product - beta_sum)
+        scaled = lane_registers(m, second, "scaled", shape, scaled, stays=stays)
+        values = lane_registers(m, third, "value", shape, [one - beta_sum for one in scaled])
+        m.d.comb += [port.eq(value) for port, value in zip(self.values, values, strict=True)]
         return m

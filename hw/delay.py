@@ -7,7 +7,7 @@ from typing import Any
 
 from amaranth import Module, ShapeLike, Signal
 
-__all__ = ["beat_line", "delay_line", "lane_registers"]
+__all__ = ["beat_line", "copy_register", "delay_line", "lane_registers", "lane_stage"]
 
 
 def delay_line(
@@ -62,20 +62,55 @@ def beat_line(m: Module, value: Any, strobes: Sequence[Any], *, name: str) -> li
     return line
 
 
+def copy_register(m: Module, value: Any, name: str) -> Any:
+    """The value a cycle later, in a register of its own for some of its users.
+
+    A value that many need far apart goes to several such registers, each near those that it
+    serves. Synthesis would make one of registers that hold the same; the attribute keeps it from
+    that (see :mod:`palquant.hw.synthesis`).
+
+    Parameters:
+        m: Module that the register belongs to.
+        value: A signal, a view, or any expression whose shape can be that of a signal.
+        name: The register's name.
+    """
+    signal = Signal(value.shape(), name=name, reset_less=True, attrs={"keep": "true"})
+    m.d.sync += signal.eq(value)
+    return signal
+
+
+def lane_stage(
+    m: Module, line: Sequence[Any], stage: int, lanes: int, name: str, *, together: bool = False
+) -> list[Any]:
+    """A stage of a delay line, in a register for each lane.
+
+    Parameters:
+        m: Module that the registers belong to.
+        line: The delay line.
+        stage: Number of the stage, from 1.
+        lanes: Number of lanes.
+        name: Prefix of the registers' names; the lane's number follows.
+        together: Whether all lanes take it from the line itself.
+    """
+    if together:
+        return [line[stage]] * lanes
+    return [copy_register(m, line[stage - 1], f"{name}_{stage}_{lane}") for lane in range(lanes)]
+
+
 def lane_registers(
     m: Module,
-    enable: Any,
+    enables: Sequence[Any],
     name: str,
     shape: ShapeLike,
     values: Iterable[Any],
     *,
     stays: bool = False,
 ) -> list[Any]:
-    """A register for each lane, loaded with the lane's value where ``enable`` is high.
+    """A register for each lane, loaded with the lane's value where its enable is high.
 
     Parameters:
         m: Module that the registers belong to.
-        enable: When to load; otherwise the registers keep what they hold.
+        enables: When to load, lane by lane; otherwise the registers keep what they hold.
         name: Prefix of the registers' names; the lane's number follows.
         shape: Shape of a lane's register.
         values: One value for each lane.
@@ -85,7 +120,7 @@ def lane_registers(
         The registers, lane by lane.
     """
     registers = []
-    for lane, value in enumerate(values):
+    for lane, (enable, value) in enumerate(zip(enables, values, strict=True)):
         register = Signal(shape, name=f"{name}_{lane}", reset_less=True)
         if stays:
             m.d.comb += register.eq(value)

@@ -179,10 +179,10 @@ _XILINX7_SYNTHESIS = (
 FAMILIES = {
     item.name: item
     for item in (
-        Family("ecp5", "Lattice ECP5", "LUT4 slots", ("synth_ecp5 -noiopad -top {top}",),
-               Technology.ECP5, _ecp5),
         # Nothing is read of a memory's row while it is written. Yosys cannot know that, and would
         # add logic around block RAM, which does not promise what is read then.
+        Family("ecp5", "Lattice ECP5", "LUT4 slots",
+               ("synth_ecp5 -noiopad -no-rw-check -top {top}",), Technology.ECP5, _ecp5),
         Family("ice40", "Lattice iCE40 UltraPlus", "logic cells",
                ("synth_ice40 -device u -dsp -no-rw-check -top {top}",), None, _ice40),
         Family("xilinx7", "Xilinx series 7", "LUT6", _XILINX7_SYNTHESIS, Technology.XILINX7,

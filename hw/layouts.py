@@ -246,8 +246,8 @@ class Result(_Interface):
         last: ``Out(1)``, the instruction's last result; it completes with it.
         empty: ``Out(1)``, the instruction emits nothing (``hold``) and only completes: its single
             result, which is both ``first`` and ``last``, is not to be written.
-        sums: ``Out(ArrayLayout(accumulator_bits, tout))``, P of each unit; stable from ``valid``
-            until the next ``valid``.
+        sums: ``Out(ArrayLayout(accumulator_bits, tout))``, P of each unit, from the cycle
+            after ``valid`` to that of the next one.
         activation_sum: ``Out(activation_sum_bits)``, S; likewise.
     """
 
@@ -276,8 +276,8 @@ class Pooled(_Interface):
         tag: ``Out(1)``, configuration bank.
         first: ``Out(1)``, the instruction's first beat.
         last: ``Out(1)``, the instruction's last beat; it completes with it.
-        values: ``Out(ArrayLayout(signed(value_bits), lanes))``, stable from ``valid`` until the
-            next ``valid``.
+        values: ``Out(ArrayLayout(signed(value_bits), lanes))``, from the cycle after
+            ``valid`` to that of the next one.
     """
 
     def __init__(self, geometry: Geometry) -> None:

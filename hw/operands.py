@@ -23,6 +23,9 @@ class OperandFetch(wiring.Component):
     Parameters:
         geometry: Sizes of the machine.
 
+    Attributes:
+        latency: Cycles from ``control`` to ``array_control``.
+
     Members:
         control: ``In(ARRAY_CONTROL)``, what the array will do with the pair.
         address: ``In(address_bits)``, activation word; this and the following come along with
@@ -32,15 +35,17 @@ class OperandFetch(wiring.Component):
         pad_word: ``In(2 * tin)``.
         activation_read: ``Out(WordRead(2 * tin))``.
         weight_read: ``Out(WordRead(2 * tin * tout))``.
-        array_control: ``Out(ARRAY_CONTROL)``, ``control`` after :attr:`LATENCY` cycles.
+        array_control: ``Out(ARRAY_CONTROL)``, ``control`` after :attr:`latency` cycles.
         activation: ``Out(2 * tin)``, along with ``array_control``.
         weights: ``Out(2 * tin * tout)``, likewise.
     """
 
-    #: Cycles from ``control`` to ``array_control``.
-    LATENCY = 2
+    #: Registers behind the memories.
+    REGISTERS = 1
 
     def __init__(self, geometry: Geometry) -> None:
+        self._reads = geometry.read_cycles
+        self.latency = self._reads + self.REGISTERS
         activation, weights = geometry.activation_bits_per_word, geometry.weight_bits_per_word
         super().__init__(
             {
@@ -60,10 +65,10 @@ class OperandFetch(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Activations are read at once and registered; weights are read a cycle later."""
         m = Module()
-        controls = delay_line(m, self.control, self.LATENCY, name="control", reset=True)
+        controls = delay_line(m, self.control, self.latency, name="control", reset=True)
         weight_address = Signal.like(self.weight_address)
-        padding = Signal()
-        pad_word = Signal.like(self.pad_word)
+        padding = delay_line(m, self.padding, self._reads, name="padding")[-1]
+        pad_word = delay_line(m, self.pad_word, self._reads, name="pad_word")[-1]
         m.d.comb += [
             # Where there is padding something is read all the same: it is known late.
             self.activation_read.enable.eq(self.control.valid),
@@ -71,12 +76,10 @@ class OperandFetch(wiring.Component):
             self.weight_read.enable.eq(controls[1].valid),
             self.weight_read.address.eq(weight_address),
             self.weights.eq(self.weight_read.data),
-            self.array_control.eq(controls[2]),
+            self.array_control.eq(controls[-1]),
         ]
         m.d.sync += [
             weight_address.eq(self.weight_address),
-            padding.eq(self.padding),
-            pad_word.eq(self.pad_word),
             self.activation.eq(Mux(padding, pad_word, self.activation_read.data)),
         ]
         return m

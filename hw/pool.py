@@ -35,6 +35,9 @@ class PoolingUnit(wiring.Component):
     Parameters:
         geometry: Sizes of the machine.
 
+    Attributes:
+        latency: Cycles from the ``control`` of a window's last word to the beat's ``valid``.
+
     Members:
         control: ``In(POOL_CONTROL)``, what to do with the word at ``address``.
         address: ``In(address_bits)``, residual word; along with ``control``.
@@ -43,12 +46,12 @@ class PoolingUnit(wiring.Component):
         pooled: ``Out(Pooled(geometry))``.
     """
 
-    #: Cycles from the ``control`` of a window's last word to the beat's ``valid``: the memory, a
-    #: register behind it, the reduction, the result register.
-    LATENCY = 4
+    #: Registers behind the memory: its word, the reduction. That of the result is filled later.
+    REGISTERS = 2
 
     def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
+        self.latency = geometry.read_cycles + self.REGISTERS
         super().__init__(
             {
                 "control": In(POOL_CONTROL),
@@ -68,13 +71,12 @@ class PoolingUnit(wiring.Component):
         """Read, replace padding by the operation's identity, reduce, keep."""
         m = Module()
         g = self.geometry
-        controls = delay_line(m, self.control, self.LATENCY - 1, name="control", reset=True)
-        arrived, reducing, complete = controls[1:]
+        controls = delay_line(m, self.control, self.latency, name="control", reset=True)
+        arrived, reducing, complete = controls[-3:]
         if g.settles:  # the next window's words come when this one's beat is gone
             reducing = arrived
-        padding = Signal()
+        padding = delay_line(m, self.padding, g.read_cycles, name="padding")[-1]
         identity = Signal(signed(g.residual_bits))
-        m.d.sync += padding.eq(self.padding)
         m.d.comb += [
             # Where there is padding something is read all the same: it is known late.
             self.read.enable.eq(self.control.valid),
@@ -104,7 +106,7 @@ class PoolingUnit(wiring.Component):
                 with m.If(complete.valid & complete.emit):
                     m.d.sync += value.eq(reduced)
             m.d.comb += self.pooled.values[lane].eq(value)
-        m.d.sync += [
+        m.d.comb += [
             self.pooled.valid.eq(complete.valid & complete.emit),
             self.pooled.tag.eq(complete.tag),
             self.pooled.first.eq(complete.first),

@@ -42,8 +42,7 @@ __all__ = ["PostProcessor"]
 _CORRECTION = BeatSequencer.LATENCY
 _AFFINE = _CORRECTION + Correction.LATENCY - Affine.VALUE_DELAY
 _AFFINE_END = _AFFINE + Affine.LATENCY
-_RESIDUAL_READ = _AFFINE + Affine.RESIDUAL_DELAY - 1  # memories answer in the next cycle
-_RESIDUAL_ADDRESS = _RESIDUAL_READ - AddressGenerator.LATENCY
+_RESIDUAL = _AFFINE + Affine.RESIDUAL_DELAY
 _QUANTIZE = _AFFINE_END - Quantize.VALUE_DELAY
 #: When the codes of all tensors are there.
 _QUANTIZE_END = _QUANTIZE + Quantize.LATENCY + TENSOR_CYCLES
@@ -199,17 +198,18 @@ class PostProcessor(wiring.Component):
         controls = banks.select(tag[_AFFINE], *CONTROLS.members)
         m.d.comb += [affine.controls[name].eq(value) for name, value in controls.items()]
 
-        fields = banks.select(tag[_RESIDUAL_ADDRESS])
+        age = _RESIDUAL - g.read_cycles - AddressGenerator.LATENCY
+        fields = banks.select(tag[age])
         reads = delay_line(
             m,
-            valid[_RESIDUAL_ADDRESS] & fields["residual"],
+            valid[age] & fields["residual"],
             AddressGenerator.LATENCY,
             name="residual_read",
             reset=True,
         )
         m.d.comb += [
-            residual_address.valid.eq(valid[_RESIDUAL_ADDRESS]),
-            residual_address.advance.eq(advance[_RESIDUAL_ADDRESS]),
+            residual_address.valid.eq(valid[age]),
+            residual_address.advance.eq(advance[age]),
             residual_address.base.eq(fields["residual_in_address"]),
             residual_address.row_stride.eq(fields["residual_in_row_stride"]),
             residual_address.pixel_stride.eq(fields["residual_in_pixel_stride"]),

@@ -17,7 +17,7 @@ from amaranth.lib.wiring import In, Out
 
 from palquant.hw.affine import result_bits
 from palquant.hw.config import Geometry
-from palquant.hw.delay import delay_line, lane_registers
+from palquant.hw.delay import delay_line, lane_registers, lane_stage
 from palquant.hw.parameters import SlotRead, ThresholdReads
 from palquant.hw.threshold_search import LEVEL_CYCLES
 
@@ -109,6 +109,13 @@ class Quantize(wiring.Component):
         used = delay_line(m, self.used, delay, name="used", stays=g.settles)
         m.d.comb += [self.negate.enable.eq(valid[0]), self.negate.slot.eq(slot[0])]
 
+        # What all lanes share reaches far: each has registers of its own for it.
+        enables = [[valid[0]] * g.lanes]
+        enables += [
+            lane_stage(m, valid, stage, g.lanes, "lane_valid", together=g.settles)
+            for stage in range(1, self.LATENCY)
+        ]
+
         def wanted(level: int, stage: int) -> Value:
             """Whether a beat's search goes as deep as a level."""
             return (bits[stage] > level) & (bits[stage] != CODE_BITS)
@@ -133,17 +140,24 @@ class Quantize(wiring.Component):
             deeper = self.thresholds.deeper
             answers = list(deeper.data)
             if not stays:
-                answers = [Signal.like(word, name=f"answer_{k}") for k, word in enumerate(answers)]
+                answers = [
+                    Signal.like(word, name=f"answer_{k}", reset_less=True)
+                    for k, word in enumerate(answers)
+                ]
                 m.d.sync += [a.eq(word) for a, word in zip(answers, deeper.data, strict=True)]
             read += [answers] * (count - 1)
 
-        clamps = bits[1] == CODE_BITS
+        clamps = [number == CODE_BITS for number in bits[:2]]
+        clamps = lane_stage(m, clamps, 1, g.lanes, "clamps", together=g.settles)
         shape = signed(g.threshold_bits + 1)
         narrow = [value[: g.threshold_bits].as_signed() for value in self.values]
         compared = [Mux(n, -v, v) for v, n in zip(narrow, self.negate.data, strict=True)]
-        compared = lane_registers(m, valid[1], "compared_1", shape, compared, stays=g.settles)
-        codes = [Mux(clamps & ~value[-1], _clamped(value), 0) for value in self.values]
-        codes = lane_registers(m, valid[1], "code_1", CODE_BITS, codes, stays=g.settles)
+        compared = lane_registers(m, enables[1], "compared_1", shape, compared, stays=g.settles)
+        codes = [
+            Mux(clamp & ~value[-1], _clamped(value), 0)
+            for clamp, value in zip(clamps, self.values, strict=True)
+        ]
+        codes = lane_registers(m, enables[1], "code_1", CODE_BITS, codes, stays=g.settles)
         asking: list[Value] = []
         for stage in range(self.VALUE_DELAY + 1, self.LATENCY):
             level, between = divmod(stage - self.VALUE_DELAY - 1, LEVEL_CYCLES)
@@ -155,8 +169,13 @@ class Quantize(wiring.Component):
                     Cat(value >= threshold, code)[:CODE_BITS]
                     for value, threshold, code in zip(compared, read[level], codes, strict=True)
                 ]
-                search = known_before(wanted(level, stage - 1), f"searches_{level}")
-                known = [Mux(search, more, code) for more, code in zip(longer, codes, strict=True)]
+                line = [wanted(level, stage - 1), wanted(level, stage)]
+                name = f"searches_{level}"
+                searches = lane_stage(m, line, 1, g.lanes, name, together=g.settles)
+                known = [
+                    Mux(search, more, code)
+                    for search, more, code in zip(searches, longer, codes, strict=True)
+                ]
                 if level + 1 < count:
                     at = stage if g.settles else stage - 1
                     asks = known_before(valid[at] & wanted(level + 1, at), f"asks_{level + 1}")
@@ -169,16 +188,16 @@ class Quantize(wiring.Component):
                         ]
             if stage + 1 < self.LATENCY:
                 name = f"code_{stage}"
-                codes = lane_registers(m, valid[stage], name, CODE_BITS, known, stays=stays)
+                codes = lane_registers(m, enables[stage], name, CODE_BITS, known, stays=stays)
                 if stage < self.VALUE_DELAY + 1 + LEVEL_CYCLES * (count - 1):
                     name = f"compared_{stage}"
                     compared = lane_registers(
-                        m, valid[stage], name, shape, compared, stays=g.settles
+                        m, enables[stage], name, shape, compared, stays=g.settles
                     )
             else:
-                with m.If(valid[stage]):
-                    for lane, (port, code) in enumerate(zip(self.codes, known, strict=True)):
-                        m.d.sync += port.eq(Mux(used[-1][lane], code, 0))
+                known = [Mux(lane, code, 0) for lane, code in zip(used[-1], known, strict=True)]
+                codes = lane_registers(m, enables[stage], "code", CODE_BITS, known)
+                m.d.comb += [port.eq(code) for port, code in zip(self.codes, codes, strict=True)]
         m.d.comb += self.overrun.eq(Cat(a & b for a, b in combinations(asking, 2)).any())
         return m
 

@@ -7,7 +7,7 @@ enabled; or, where the results are raw 32-bit numbers, a word for each plane of 
 from __future__ import annotations
 
 from amaranth import Module, Mux, Signal, signed
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
@@ -116,6 +116,9 @@ class ResidualWriter(wiring.Component):
         ]
         m.d.sync += self.overrun.eq(begins & busy)
         m.d.sync += self.residual.enable.eq(works)
+        shape = data.ArrayLayout(signed(g.residual_bits), g.lanes)
+        words = Signal(shape, name="words", reset_less=True)
+        m.d.comb += self.residual.data.eq(words)
         with m.If(works):
             m.d.sync += [busy.eq(~done), step.eq(now + 1)]
             further = Mux(fields["raw"], 1, fields["residual_out_group_stride"])
@@ -128,7 +131,5 @@ class ResidualWriter(wiring.Component):
             for lane, value in enumerate(self.values):
                 m.d.comb += extended[lane].eq(value)
                 plane = Mux(fields["raw"], now, 0)[: exact_log2(g.raw_planes)]
-                m.d.sync += self.residual.data[lane].eq(
-                    extended[lane].word_select(plane, g.residual_bits)
-                )
+                m.d.sync += words[lane].eq(extended[lane].word_select(plane, g.residual_bits))
         return m

@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from palquant.hw import isa
 from palquant.hw.axi import LENGTH_BITS, BurstSplitter, WriteChannels, address_constants
 from palquant.hw.config import Geometry
+from palquant.hw.delay import delay_line
 from palquant.hw.isa import Base
 from palquant.hw.layouts import MEMORY_BITS, StoreRead, struct
 from palquant.hw.registers import ErrorCode, Stall
@@ -48,8 +49,8 @@ class StoreEngine(wiring.Component):
 
     #: From an instruction's acceptance to AWVALID, which rises one cycle after its burst is taken.
     ADDRESS_LATENCY = RowWalker.LATENCY + 2
-    #: From a beat's request to WVALID.
-    DATA_LATENCY = 3
+    #: From the arrival of a beat's data to WVALID.
+    DATA_LATENCY = 2
 
     def __init__(self, geometry: Geometry) -> None:
         super().__init__(
@@ -137,21 +138,16 @@ class StoreEngine(wiring.Component):
         beat = data.StructLayout({"data": self._geometry.bus_bits, "last": 1, "enable": 1})
         m.submodules.buffer = buffer = SyncFIFOBuffered(width=beat.size, depth=_BUFFER_BEATS)
         arriving = data.View(beat, buffer.w_data)
-        asked_before = Signal()
-        last_before = Signal()
-        enable_before = Signal()
-        m.d.sync += [
-            asked_before.eq(asked),
-            last_before.eq(left == 0),
-            enable_before.eq(~self.halt),
-        ]
+        cycles = self._geometry.read_cycles
+        asked_before = delay_line(m, asked, cycles, name="asked", reset=True)[-1]
+        last_before = delay_line(m, left == 0, cycles, name="last")[-1]
         leaving = data.View(beat, buffer.r_data)
         sent = bus.wvalid & bus.wready
         m.d.comb += [
             buffer.w_en.eq(asked_before),
             arriving.data.eq(self.read.data),
             arriving.last.eq(last_before),
-            arriving.enable.eq(enable_before),
+            arriving.enable.eq(~self.halt),
             bus.wvalid.eq(buffer.r_rdy),
             bus.wdata.eq(leaving.data),
             bus.wstrb.eq(leaving.enable.replicate(len(bus.wstrb))),

@@ -35,7 +35,8 @@ class Report(wiring.Signature):
 class Supervisor(wiring.Component):
     """Knows whether a run is under way, and how the last one ended.
 
-    A run begins with a reset of everything but the settings, and with ``go`` in the cycle after.
+    A run begins with a reset of everything but the settings, and with ``go`` two cycles later:
+    ``clear`` reaches what it resets through a register.
     An error halts it: nothing new starts, and what is under way on the bus comes to its end, which
     may take as long as the memory pleases. A reset by the host waits for that.
 
@@ -54,7 +55,7 @@ class Supervisor(wiring.Component):
         report_*: ``In(Report(geometry))``, for each of ``SOURCES``.
         clear: ``Out(1)``, resets the machine.
         starting: ``Out(1)``, from the cycle after ``start`` to ``go``. Settings must not change.
-        go: ``Out(1)``, strobe: begin, in the cycle after ``clear``.
+        go: ``Out(1)``, strobe: begin, two cycles after ``clear``.
         running: ``Out(1)``, from ``go`` to the end.
         halt: ``Out(1)``. Start nothing new.
         busy: ``Out(1)``.
@@ -109,7 +110,8 @@ class Supervisor(wiring.Component):
         # From the cycle in which nothing new starts any more, quiet is for good; what hangs on it
         # reaches far.
         settled = Signal()
-        m.d.sync += settled.eq(self.quiet & self.halt)
+        halts = Signal()
+        m.d.sync += [self.halt.eq(halts), settled.eq(self.quiet & self.halt)]
         failing = Signal()
         code = Signal(ErrorCode)
         offset = Signal(self._geometry.dram_bits)
@@ -137,6 +139,12 @@ class Supervisor(wiring.Component):
 
             with m.State("CLEAR"):
                 m.d.comb += [self.clear.eq(1), self.starting.eq(1), self.busy.eq(1)]
+                m.next = "CLEARED"
+                with m.If(self.reset):
+                    m.next = "RESET"
+
+            with m.State("CLEARED"):
+                m.d.comb += [self.starting.eq(1), self.busy.eq(1)]
                 m.next = "START"
                 with m.If(self.reset):
                     m.next = "RESET"
@@ -158,12 +166,12 @@ class Supervisor(wiring.Component):
 
             # As long as the counters need for the last cycle: that, and Counters.LATENCY.
             with m.State("COUNT"):
-                m.d.comb += [self.halt.eq(failed), self.busy.eq(1)]
+                m.d.comb += [halts.eq(failed), self.busy.eq(1)]
                 m.next = "SETTLE"
                 with m.If(self.reset):
                     m.next = "RESET"
             with m.State("SETTLE"):
-                m.d.comb += [self.halt.eq(failed), self.busy.eq(1)]
+                m.d.comb += [halts.eq(failed), self.busy.eq(1)]
                 with m.If(self.reset):
                     m.next = "RESET"
                 with m.Elif(failed):
@@ -180,14 +188,18 @@ class Supervisor(wiring.Component):
                     m.next = "IDLE"
 
             with m.State("HALT"):
-                m.d.comb += [self.halt.eq(1), self.busy.eq(~settled)]
+                m.d.comb += [halts.eq(1), self.busy.eq(~settled)]
                 with m.If(self.reset):
                     m.next = "RESET"
 
             with m.State("RESET"):
-                m.d.comb += [self.halt.eq(1), self.busy.eq(1), self.resetting.eq(1)]
+                m.d.comb += [halts.eq(1), self.busy.eq(1), self.resetting.eq(1)]
                 with m.If(settled):
                     m.d.comb += self.clear.eq(1)
-                    forget()
-                    m.next = "IDLE"
+                    m.next = "WIPED"
+
+            with m.State("WIPED"):
+                m.d.comb += [self.busy.eq(1), self.resetting.eq(1)]
+                forget()
+                m.next = "IDLE"
         return m

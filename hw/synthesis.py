@@ -15,6 +15,15 @@ from palquant.hw.fpga import Area, Family, cells_of
 
 __all__ = ["find_tool", "synthesize"]
 
+#: Registers whose signals have the attribute ``keep`` are copies of others. Yosys heeds it at cells
+#: only: without these commands it makes one of all copies again.
+_KEEP_COPIES = (
+    "hierarchy -top {top}",
+    "proc",
+    "select -set copies a:keep=true %ci1:+$dff[Q] t:$dff %i",
+    "setattr -set keep 1 @copies",
+)
+
 
 def find_tool(package: str) -> str:
     """Path of a tool of the FPGA flow.
@@ -62,7 +71,8 @@ def synthesize(
     with tempfile.TemporaryDirectory(prefix="palquant-synthesis-") as folder:
         # Names without folders: Yosys in WebAssembly sees the folder that it starts in.
         Path(folder, "design.v").write_text(verilog)
-        commands = [command.format(top=top) for command in family.synthesis]
+        commands = [*_KEEP_COPIES, *family.synthesis]
+        commands = [command.format(top=top) for command in commands]
         commands += ["flatten", "opt_clean", "write_json netlist.json"]
         if netlist_verilog is not None:
             commands.append("write_verilog -noattr netlist.v")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from amaranth import Module, ResetInserter
+from amaranth import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
 
@@ -95,14 +95,14 @@ class Accelerator(wiring.Component):
         return self._geometry
 
     def elaborate(self, platform: object) -> Module:
-        """Registers and supervisor around a core that they can reset."""
+        """Registers and supervisor around a core."""
         m = Module()
         m.submodules.registers = registers = RegisterFile(
             REGISTERS, held_bits(self._geometry), registered=self._geometry.overlap
         )
         m.submodules.supervisor = supervisor = Supervisor(self._geometry)
         core = Core(self._geometry, self._compute)
-        m.submodules.core = ResetInserter(supervisor.clear)(core)
+        m.submodules.core = core
 
         connect_ports(m, self, "s_axil_", registers.bus)
         connect_ports(m, self, "m_axi_", core.read)
@@ -132,6 +132,7 @@ class Accelerator(wiring.Component):
             supervisor.finished.eq(core.finished),
             supervisor.quiet.eq(core.quiet),
             core.go.eq(supervisor.go),
+            core.clear.eq(supervisor.clear),
             core.running.eq(supervisor.running),
             core.halt.eq(supervisor.halt),
             core.watchdog_limit.eq(registers.watchdog_limit),

@@ -33,8 +33,8 @@ from palquant.sw.emulator import Emulator, Program
 from palquant.sw.image import MemoryImage
 from palquant.sw.regions import Regions
 
-#: Cycles from the doorbell to the run's first: the supervisor's states IDLE and CLEAR.
-_BEFORE = 2
+#: Cycles from the doorbell to the run's first: the supervisor's states IDLE, CLEAR and CLEARED.
+_BEFORE = 3
 #: Cycles from the run's last to the interrupt: the supervisor's states COUNT and SETTLE.
 _AFTER = 2
 

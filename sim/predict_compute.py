@@ -24,12 +24,12 @@ Cycles = npt.NDArray[np.int64]
 
 #: From a word's issue to its appearance behind the sequencer's registers.
 _ISSUE = 1
-#: Registers of the array behind those of the sums: the accumulator, and the result.
-_ARRAY_REGISTERS = 2
+#: Registers of the array behind those of the sums, up to a result's ``valid``.
+_ARRAY_REGISTERS = 1
 # In cycles after a result, as hw/post.py lines its blocks up.
 _AFFINE = BeatSequencer.LATENCY + Correction.LATENCY - Affine.VALUE_DELAY
-#: The residual memory is read a cycle before its data is due.
-_RESIDUAL_READ = _AFFINE + Affine.RESIDUAL_DELAY - 1
+#: When residuals are due.
+_RESIDUAL = _AFFINE + Affine.RESIDUAL_DELAY
 _RESIDUAL_WRITE = _AFFINE + Affine.LATENCY - ResidualWriter.VALUE_DELAY + ResidualWriter.LATENCY
 _CODE_WRITE = PostProcessor.LATENCY
 
@@ -44,12 +44,13 @@ class Port(Enum):
 
 def array_latency(geometry: Geometry) -> int:
     """``ComputeEngine.array_latency`` without a compute engine: 1 + operands + array."""
-    return _ISSUE + OperandFetch.LATENCY + geometry.array_registers + _ARRAY_REGISTERS
+    operands = geometry.read_cycles + OperandFetch.REGISTERS
+    return _ISSUE + operands + geometry.array_registers + _ARRAY_REGISTERS
 
 
-def pool_latency() -> int:
+def pool_latency(geometry: Geometry) -> int:
     """``ComputeEngine.pool_latency`` likewise."""
-    return _ISSUE + PoolingUnit.LATENCY
+    return _ISSUE + geometry.read_cycles + PoolingUnit.REGISTERS
 
 
 def words_of_result(fields: Mapping[str, int]) -> int:
@@ -103,7 +104,7 @@ class ComputeTiming:
         self.finish = self._first + (self._results - 1) * self._interval
         self.stalled = self.finish - start + 1 - self.words
         self.paced = self.finish + pace
-        self._latency = pool_latency() if self._pooling else array_latency(geometry)
+        self._latency = pool_latency(geometry) if self._pooling else array_latency(geometry)
         writes = (1, 1) if fields["hold"] else (steps, self._beats)
         self.complete = self.finish + self._latency + PostProcessor.completion_cycles(*writes)
 
@@ -144,7 +145,7 @@ class ComputeTiming:
 
     @cached_property
     def _residual_reads(self) -> Cycles:
-        return self._of_beats(_RESIDUAL_READ, [0])
+        return self._of_beats(_RESIDUAL - self._geometry.read_cycles, [0])
 
     @cached_property
     def _residual_writes(self) -> Cycles:

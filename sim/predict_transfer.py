@@ -189,6 +189,7 @@ class Store:
         self._ports = ports
         self._limit = geometry.outstanding_bursts
         self._latency = latency
+        self._data_latency = geometry.read_cycles + StoreEngine.DATA_LATENCY
         self._in_flight = 0
         self._row_beats = max(1, geometry.residual_bits_per_word // geometry.bus_bits)
         self._reading: tuple[int, Burst, Port | None] | None = None
@@ -244,7 +245,7 @@ class Store:
         self._reading = None
         self._free = cycle + 1
         self._clock.at(self._free)
-        sent = cycle + StoreEngine.DATA_LATENCY
+        sent = cycle + self._data_latency
         self._response = max(sent + self._latency, self._response + 1)
 
         def acknowledged(now: int) -> None:

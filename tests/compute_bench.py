@@ -198,17 +198,22 @@ class Bench:
         while not self.started:
             await ctx.tick()
         port = self.dut.store_read
-        while self.stores:
-            memory, address = self.stores[0]
-            ctx.set(port.valid, 1)
-            ctx.set(port.memory, memory)
-            ctx.set(port.address, address)
-            _, _, ready = await ctx.tick().sample(port.ready)
-            while not ready:
-                self.waits["store"] += 1
-                _, _, ready = await ctx.tick().sample(port.ready)
-            self.stored.append(ctx.get(port.data))
-            self.stores.pop(0)
+        due = []  # cycles until the data of each request that was taken
+        while self.stores or due:
+            ctx.set(port.valid, bool(self.stores))
+            if self.stores:
+                memory, address = self.stores[0]
+                ctx.set(port.memory, memory)
+                ctx.set(port.address, address)
+            _, _, valid, ready = await ctx.tick().sample(port.valid, port.ready)
+            if valid and ready:
+                self.stores.pop(0)
+                due.append(self.geometry.read_cycles)
+            self.waits["store"] += valid and not ready
+            due = [cycles - 1 for cycles in due]
+            if due and not due[0]:
+                self.stored.append(ctx.get(port.data))
+                due.pop(0)
         ctx.set(port.valid, 0)
 
 

@@ -61,6 +61,7 @@ class ComputeDouble(wiring.Component):
         rng = random.Random(11)
         fields, step = None, 0
         load, store = self.load_write, self.store_read
+        answers = [0] * (self.geometry.read_cycles - 1)
         while True:
             ctx.set(load.ready, rng.random() >= self.port_stall)
             ctx.set(store.ready, rng.random() >= self.port_stall)
@@ -81,7 +82,8 @@ class ComputeDouble(wiring.Component):
             found = rng.getrandbits(self.geometry.bus_bits)
             if v[5] and v[6]:
                 found = self._memories[v[7], v[8]]
-            ctx.set(store.data, found)
+            answers.append(found)
+            ctx.set(store.data, answers.pop(0))
             if working:
                 beat = step - 1
                 value = self._memories[Memory.ACTIVATION, fields.input_origin + beat]

@@ -72,12 +72,12 @@ def run(geometry, instructions, gaps):
         if item.pooled:
             limit = 1 << (geometry.value_bits - 1)
             words = [rng.randint(-limit, limit - 1) for _ in range(geometry.lanes)]
-            stimuli[cycle] += [(port.values, words)]
+            stimuli[cycle + 1] += [(port.values, words)]
             activation_sum = None
         else:
             words = [rng.getrandbits(geometry.accumulator_bits) for _ in range(geometry.tout)]
             activation_sum = rng.getrandbits(geometry.activation_sum_bits)
-            stimuli[cycle] += [(port.sums, words), (port.activation_sum, activation_sum)]
+            stimuli[cycle + 1] += [(port.sums, words), (port.activation_sum, activation_sum)]
             stimuli[cycle] += [(port.empty, item.empty)]
         parts = len(words) // geometry.lanes
         if item.empty:
@@ -98,20 +98,24 @@ def run(geometry, instructions, gaps):
     cycles = writes + [stimuli[cycle] for cycle in range(end)]
     b = dut.beat
     outputs = [b.valid, b.finish, b.tag, b.advance, b.slot, dut.products, dut.activation_sum]
-    held = None
+    held = due = None
     for now, sample in enumerate(trace(dut, cycles, [*outputs, dut.overrun])):
         cycle = now - len(writes) - dut.LATENCY
-        valid, finish, *beat, overrun = sample
+        valid, finish, *beat, products, activation_sum, overrun = sample
         assert not overrun
         assert valid == (cycle in beats), cycle
         assert finish == (cycle in finishes), cycle
-        if valid:
-            *expected, activation_sum = beats[cycle]
-            assert beat[:-1] == expected
-            assert activation_sum in (None, beat[-1])
-            held = beat[-2:]
+        if due:
+            assert products == due[0]
+            assert due[1] in (None, activation_sum)
+            held = products, activation_sum
         elif held:
-            assert beat[-2:] == held, "data stays until the next beat"
+            assert (products, activation_sum) == held, "data stays until the next beat's"
+        due = None
+        if valid:
+            *expected, expected_products, expected_sum = beats[cycle]
+            assert beat == expected
+            due = expected_products, expected_sum
 
 
 @pytest.mark.parametrize("beats", GEOMETRIES)

@@ -54,14 +54,16 @@ def test_random_traffic(g, memory):
     parts = max(g.bus_bits // dut.row_bits, 1)  # cycles in which a beat is loaded
 
     async def main(ctx):
-        promised = {}
+        # What was promised, by how soon it is due.
+        promises = [{} for _ in range(g.read_cycles)]
         offered, part, moved = None, 0, False  # by LOAD, and not taken yet
         kept = None  # row that was read last for a store, where that makes a difference
         address_of_store = 0
         for _ in range(400):
-            for name, value in promised.items():
+            for name, value in promises.pop(0).items():
                 assert ctx.get(getattr(dut, name).data) == value
             promised = {}
+            promises.append(promised)
             changes = []
             writing = has["write"] and rng.random() < 0.5
             if has["write"]:
@@ -139,6 +141,11 @@ def test_random_traffic(g, memory):
                     counts["changed"] += 1
                     kept = None
             await ctx.tick()
+        for name in ("write", "load"):
+            if has[name]:
+                port = getattr(dut, name)
+                ctx.set(port.enable if name == "write" else port.valid, 0)
+        await ctx.tick().repeat(g.read_cycles - 1)
         for row in range(bits.size // dut.row_bits):
             assert ctx.get(dut.storage[row]) == bits.get(row, dut.row_bits)
 

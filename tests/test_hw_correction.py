@@ -23,19 +23,18 @@ def values(banks, beats):
     dut = Correction(GEOMETRY)
     cycles = bank_writes(dut.configuration, banks)
     starts = []
-    for tag, products, activation_sum, gap in beats:
+    for tag, _, _, gap in beats:
         starts.append(len(cycles))
-        cycles.append(
-            [
-                (dut.valid, 1),
-                (dut.tag, tag),
-                (dut.activation_sum, activation_sum),
-                *zip(dut.products, products, strict=True),
-            ]
-        )
-        noise = [(dut.valid, 0), (dut.activation_sum, 3), *((p, 5) for p in dut.products)]
-        cycles += [noise] * gap
+        cycles.append([(dut.valid, 1), (dut.tag, tag)])
+        cycles += [[(dut.valid, 0), (dut.tag, 1 - tag)]] * gap
     cycles += [[(dut.valid, 0)]] * (dut.LATENCY + 1)
+    noise = [(dut.activation_sum, 3), *((p, 5) for p in dut.products)]
+    cycles = [cycle + noise for cycle in cycles]
+    for start, (_, products, activation_sum, _) in zip(starts, beats, strict=True):
+        cycles[start + dut.VALUE_DELAY] += [
+            (dut.activation_sum, activation_sum),
+            *zip(dut.products, products, strict=True),
+        ]
     seen = trace(dut, cycles, dut.values)
     ends = [*starts[1:], len(cycles) - dut.LATENCY]
     for start, end in zip(starts, ends, strict=True):

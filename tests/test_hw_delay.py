@@ -6,7 +6,7 @@ from amaranth.hdl import Fragment
 from amaranth.lib import data
 from post_bench import trace
 
-from palquant.hw.delay import beat_line, delay_line, lane_registers
+from palquant.hw.delay import beat_line, delay_line, lane_registers, lane_stage
 
 
 @pytest.fixture
@@ -61,11 +61,22 @@ def test_a_beats_value_stays_at_each_stage_until_the_next_one():
     assert [row[1:] for row in trace(m, cycles, line)] == [[0, 0], *expected[:-1]]
 
 
+def test_a_stage_of_each_lane_s_own_is_as_late_as_the_line_s():
+    m = Module()
+    given = Signal(3)
+    line = delay_line(m, given, 3, name="line")
+    own = lane_stage(m, line, 2, 4, "own")
+    assert [register.name for register in own] == [f"own_2_{lane}" for lane in range(4)]
+    assert lane_stage(m, line, 2, 4, "none", together=True) == [line[2]] * 4
+    seen = trace(m, [[(given, value)] for value in (5, 1, 7, 2, 4)], [line[2], *own])
+    assert seen[1:] == [[first] * 5 for first, *_ in seen[1:]]
+
+
 def test_lane_registers_load_together_and_hold():
     m = Module()
     enable = Signal()
     given = [Signal(signed(6), name=f"given_{lane}") for lane in range(3)]
-    registers = lane_registers(m, enable, "word", signed(4), given)
+    registers = lane_registers(m, [enable] * 3, "word", signed(4), given)
     assert [register.name for register in registers] == ["word_0", "word_1", "word_2"]
     cycles = [
         [(enable, 1), *zip(given, (1, -8, 7), strict=True)],

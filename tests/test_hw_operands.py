@@ -18,7 +18,7 @@ def test_words_meet_their_control():
     seen, expected = [], []
 
     async def main(ctx):
-        answers = (0, 0)
+        answers = [(0, 0)] * GEOMETRY.read_cycles
         for k in range(200):
             valid = k < 190 and rng.random() < 0.8
             control = {"valid": valid, "tag": rng.randrange(2), "emit": rng.randrange(2)}
@@ -29,24 +29,27 @@ def test_words_meet_their_control():
             ctx.set(dut.weight_address, weight)
             ctx.set(dut.padding, padding)
             ctx.set(dut.pad_word, pad_word)
-            ctx.set(dut.activation_read.data, answers[0])
-            ctx.set(dut.weight_read.data, answers[1])
+            activation, weight_word = answers.pop(0)
+            ctx.set(dut.activation_read.data, activation)
+            ctx.set(dut.weight_read.data, weight_word)
             if valid:
                 word = pad_word if padding else activations[address]
-                expected.append((k + dut.LATENCY, control["tag"], control["emit"], word,
+                expected.append((k + dut.latency, control["tag"], control["emit"], word,
                                  weights[weight]))  # fmt: skip
             out = ctx.get(dut.array_control)
             if out.valid:
                 seen.append((k, out.tag, out.emit, ctx.get(dut.activation), ctx.get(dut.weights)))
             assert ctx.get(dut.activation_read.enable) == valid
             # Data is there for one cycle only, and nothing without a request.
-            answers = tuple(
-                memory[ctx.get(port.address)] if ctx.get(port.enable) else rng.getrandbits(bits)
-                for port, memory, bits in zip(
-                    (dut.activation_read, dut.weight_read), (activations, weights), widths,
-                    strict=True,
+            ports = zip(
+                (dut.activation_read, dut.weight_read), (activations, weights), widths, strict=True
+            )
+            answers.append(
+                tuple(
+                    memory[ctx.get(port.address)] if ctx.get(port.enable) else rng.getrandbits(bits)
+                    for port, memory, bits in ports
                 )
-            )  # fmt: skip
+            )
             await ctx.tick()
 
     simulate(dut, main)

@@ -23,23 +23,24 @@ def run(geometry, words, depth=32, seed=0):
     seen = []
 
     async def main(ctx):
-        answer = memory[0]
-        stable = None
-        for k in range(len(words) + dut.LATENCY + 1):
+        answers = [memory[0]] * geometry.read_cycles
+        stable = announced = None
+        for k in range(len(words) + dut.latency + 2):
             control, address = words[k] if k < len(words) else ({"valid": 0}, None)
             ctx.set(dut.control, control)
             ctx.set(dut.padding, address is None)
             ctx.set(dut.address, address or 0)
-            ctx.set(dut.read.data, answer)
+            ctx.set(dut.read.data, answers.pop(0))
             assert ctx.get(dut.read.enable) == control["valid"]
-            answer = rng.choice(memory) if address is None else memory[address]
-            values = [ctx.get(value) for value in dut.pooled.values]
-            if ctx.get(dut.pooled.valid):
-                pooled = dut.pooled
-                flags = tuple(ctx.get(port) for port in (pooled.tag, pooled.first, pooled.last))
-                seen.append((k - dut.LATENCY, values, flags))
+            answers.append(rng.choice(memory) if address is None else memory[address])
+            pooled = dut.pooled
+            values = [ctx.get(value) for value in pooled.values]
+            if announced:
+                seen.append((k - 1 - dut.latency, values, announced))
                 stable = values
             assert stable is None or values == stable
+            flags = tuple(ctx.get(port) for port in (pooled.tag, pooled.first, pooled.last))
+            announced = flags if ctx.get(pooled.valid) else None
             await ctx.tick()
 
     simulate(dut, main)

@@ -199,6 +199,8 @@ class Bench:
             for value in (port.enable, port.address, port.mask, port.data.as_value())
         ]
         cycle, last_write = 0, None
+        nothing = [-1] * self.geometry.lanes
+        answers = [nothing] * (self.geometry.read_cycles - 1)
         async for _, _, *sample in ctx.tick().sample(*strobes, *read, *writes):
             complete, overrun, saturated, enable, address, *words = sample
             assert not overrun
@@ -207,8 +209,8 @@ class Bench:
                 self.completions.append(cycle)
                 self.last_writes.append(last_write)
             residual = self.memories.residual[0]
-            lanes = residual[address] if enable else np.full(self.geometry.lanes, -1)
-            ctx.set(dut.residual_read.data, [int(value) for value in lanes])
+            answers.append([int(value) for value in residual[address]] if enable else nothing)
+            ctx.set(dut.residual_read.data, answers.pop(0))
             for number, (name, port) in enumerate(ports.items()):
                 enable, address, mask, data = words[4 * number : 4 * number + 4]
                 if enable:
@@ -245,9 +247,9 @@ class Bench:
             await self.tick(ctx)
             ctx.set(dut.configuration.valid, 0)
             ctx.set(dut.configuration.fields, {})
-            for last, changes in self.results(item):
+            for last, flags, numbers in self.results(item):
                 await self.tick(ctx, max(0, free - self.cycle))
-                for member, value in changes:
+                for member, value in flags:
                     ctx.set(member, value)
                 port = dut.pooled if item.pooled else dut.result
                 ctx.set(port.valid, 1)
@@ -258,13 +260,15 @@ class Bench:
                 await self.tick(ctx)
                 ctx.set(port.valid, 0)
                 ctx.set(port.tag, 1 - tag)
+                for member, value in numbers:
+                    ctx.set(member, value)
         while len(self.completions) < len(self.instructions):
             assert self.cycle < free + 100, "an instruction does not complete"
             await self.tick(ctx)
         await self.tick(ctx, 20)
 
     def results(self, item):
-        """For each result or pooled beat: whether it is the last, and what to set."""
+        """For each result or pooled beat: whether it is the last, and what to set then and later."""
         g, dut = self.geometry, self.dut
         places = list(np.ndindex(item.sums.shape))
         beats = range(g.beats) if item.pooled else [None]
@@ -272,14 +276,14 @@ class Bench:
         port = dut.pooled if item.pooled else dut.result
         for number, (place, beat) in enumerate(events):
             last = number == len(events) - 1
-            changes = [(port.first, number == 0), (port.last, last)]
+            flags = [(port.first, number == 0), (port.last, last)]
             words = [int(value) for value in item.products[place]]
             if item.pooled:
-                changes.append((port.values, words[beat * g.lanes :][: g.lanes]))
+                numbers = [(port.values, words[beat * g.lanes :][: g.lanes])]
             else:
-                changes += [(port.sums, words), (port.activation_sum, int(item.sums[place]))]
-                changes.append((port.empty, item.empty))
-            yield last, changes
+                numbers = [(port.sums, words), (port.activation_sum, int(item.sums[place]))]
+                flags.append((port.empty, item.empty))
+            yield last, flags, numbers
 
 
 def check(geometry, slots, instructions, seed=0):

@@ -61,6 +61,7 @@ class Bench(EngineBench):
         rng = random.Random(5)
         port = self.engine.read
         waiting = None
+        answers = [0] * (self.geometry.read_cycles - 1)
         while True:
             ctx.set(port.ready, rng.random() >= self.port_stall)
             _, _, halt, valid, ready, memory, address = await ctx.tick().sample(
@@ -70,9 +71,10 @@ class Bench(EngineBench):
                 assert (valid, memory, address) == (1, *waiting), "request changed before ready"
             waiting = (memory, address) if valid and not ready else None
             if valid and ready:
-                ctx.set(port.data, content(self.geometry, memory, address))
+                answers.append(content(self.geometry, memory, address))
             else:
-                ctx.set(port.data, rng.getrandbits(self.geometry.bus_bits))
+                answers.append(rng.getrandbits(self.geometry.bus_bits))
+            ctx.set(port.data, answers.pop(0))
 
     async def _watch(self, ctx):
         bus = self.engine.bus

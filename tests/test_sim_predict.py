@@ -186,7 +186,10 @@ def test_what_cannot_be_predicted_is_refused(bus, images, text):
 @pytest.mark.parametrize("machine", PRESETS.values(), ids=lambda machine: machine.name)
 def test_sizes_and_latencies_are_the_gatewares(machine):
     engine, prefetch = ComputeEngine(machine), Prefetch(machine)
-    assert (array_latency(machine), pool_latency()) == (engine.array_latency, engine.pool_latency)
+    assert (array_latency(machine), pool_latency(machine)) == (
+        engine.array_latency,
+        engine.pool_latency,
+    )
     clock = Clock()
     model = PrefetchModel(clock, ReadChannel(clock, Ports(), 1), machine)
     assert (model.depth, model.burst_beats) == (prefetch.depth, prefetch.burst_beats)
