@@ -5,9 +5,8 @@ import dataclasses
 import pytest
 from networks import pooled_network, shuffled_network, strided_network
 
-from palquant.hw.isa import Opcode, Source
+from palquant.hw.isa import Opcode, Source, result_words
 from palquant.hw.presets import PRESETS
-from palquant.sim.predict_compute import words_of_result
 from palquant.sw import emit as emit_module
 from palquant.sw.compile import compile_graph
 from palquant.sw.emulator import Emulator
@@ -45,6 +44,6 @@ def test_the_estimate_is_of_what_is_moved_and_computed(make, weight_words, keep_
     for f in computes:
         beats = machine.beats if f["source"] == Source.POOL else 1
         results = f["output_rows"] * f["output_columns"] * f["output_chunks"]
-        words += results * beats * words_of_result(f)
+        words += results * beats * result_words(f)
     assert sum(beats for _, beats in estimates.values()) == counts.beats_read + counts.beats_written
     assert sum(cycles for cycles, _ in estimates.values()) >= words
