@@ -48,6 +48,8 @@ _CAUSES = {
 #: digits and ResNet-18: further ahead, loads fill their queue of four and keep the fetch unit from
 #: COMPUTEs that could run; less far, their latency shows.
 LOOKAHEAD = 3
+#: Beats after which a transfer of rows may make way for weights that are needed earlier.
+PIECE = 512
 
 
 @dataclass(eq=False)
@@ -81,6 +83,23 @@ class Instruction:
         if f["source"] == isa.Source.POOL:  # each beat has words of its own
             return results * beats * max(words, f["steps"])
         return results * max(words, beats * f["steps"])
+
+    def cuts(self) -> range:
+        """Beats at which a transfer may be cut: none but the first if it has rows with strides."""
+        return range(0, self.fields["row_beats"] if self.fields["rows"] == 1 else 1, PIECE)
+
+    def cut(self, first: int, last: int | None = None) -> Instruction:
+        """Beats ``first`` to ``last - 1`` of a transfer of one row; to its end without ``last``."""
+        f = self.fields
+        end = f["row_beats"] if last is None else last
+        if (first, end) == (0, f["row_beats"]):
+            return self
+        moved = {
+            "row_beats": end - first,
+            "address": f["address"] + first,
+            "dram_offset": f["dram_offset"] + first * self.geometry.bus_bytes,
+        }
+        return Instruction(self.opcode, f | moved, self.geometry)
 
     @property
     def moves_rows(self) -> bool:
@@ -135,7 +154,8 @@ def order_steps(steps: list[Step], lookahead: int = LOOKAHEAD) -> list[Instructi
     there it waits in the load engine's queue only while step m finishes, and never keeps the
     fetch unit from a computation that could already run. Rows of tensors, of which there may be
     many at once, stand further ahead than weights and parameters where it takes the bus longer
-    than ``lookahead`` steps to load them, but not where they would wait for stores themselves.
+    than ``lookahead`` steps to load them, but not where they would wait for stores themselves. They
+    stand there in pieces, so that weights arrive between them.
     """
     ahead = _Ahead(steps, lookahead)
     program: list[Instruction] = []
@@ -172,21 +192,30 @@ class _Ahead:
         near = max(0, index - self._lookahead)
         constants = [load for load in step.loads if not load.moves_rows]
         if constants:
-            self._put(index, constants, near)
+            used = max(self._users.latest_conflict(load.accesses) for load in constants)
+            self.loads[self._behind(False, index, near, used)] += constants
         rows = [load for load in step.loads if load.moves_rows]
-        for number, load in enumerate(rows):
-            far = self._times.before(index, rows[number:])
+        missing = sum(load.cycles for load in rows)
+        for load in rows:
+            used = self._users.latest_conflict(load.accesses)
             left = self._times.left(self._stores.latest_conflict(load.accesses))
-            self._put(index, [load], max(min(near, far), left))
+            starts = list(load.cuts())
+            places = []
+            for start in starts:
+                far = self._times.before(index, missing - start)
+                places.append(self._behind(True, index, max(min(near, far), left), used))
+            for place in sorted(set(places)):
+                first = places.index(place)
+                rest = starts[first + places.count(place) :]
+                self.loads[place].append(load.cut(starts[first], *rest[:1]))
+            missing -= load.cycles
 
-    def _put(self, index: int, loads: list[Instruction], earliest: int) -> None:
-        """Put loads of the same kind, which stay in order, before step ``earliest`` or later."""
-        used = self._users.latest_conflict([each for load in loads for each in load.accesses])
+    def _behind(self, rows: bool, index: int, earliest: int, used: int) -> int:
+        """Step before which loads stand: ``earliest`` or later; each kind of loads in order."""
         if used >= earliest:
             earliest = used + 2
-        rows = loads[0].moves_rows
         self._reached[rows] = max(self._reached[rows], min(index, earliest))
-        self.loads[self._reached[rows]] += loads
+        return self._reached[rows]
 
 
 class _Times:
@@ -208,10 +237,9 @@ class _Times:
             left = max(left, self._starts[-1]) + sum(store.cycles for store in step.stores)
             self._left.append(left)
 
-    def before(self, index: int, loads: list[Instruction]) -> int:
-        """The last step from which on the bus has time for some loads of step ``index``."""
-        begin = self._spare[index] - sum(load.cycles for load in loads)
-        return max(0, bisect_right(self._spare, begin) - 1)
+    def before(self, index: int, beats: int) -> int:
+        """The last step from which on the bus has time for some beats before step ``index``."""
+        return max(0, bisect_right(self._spare, self._spare[index] - beats) - 1)
 
     def left(self, index: int) -> int:
         """The first step before which a step's stores are over; 0 for the stores of step -1."""

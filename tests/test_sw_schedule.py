@@ -1,4 +1,5 @@
 import copy
+import itertools
 import random
 
 from compute_words import random_loops, words
@@ -10,7 +11,7 @@ from simulation import simulate
 from palquant.hw.config import COMPUTES_UNDER_WAY
 from palquant.hw.isa import Base, Cause, Memory, Opcode, Source
 from palquant.hw.sequencer import Sequencer
-from palquant.sw.schedule import Step, insert_tokens, order_steps
+from palquant.sw.schedule import PIECE, Step, insert_tokens, order_steps
 
 
 def tokens(instruction):
@@ -94,6 +95,29 @@ def test_rows_stand_so_far_ahead_that_the_bus_has_time_for_them():
     # Each step leaves two cycles to rows: its weights take the third.
     assert program.index(rows) < program.index(steps[3].computes[0])
     assert program.index(rows) > program.index(steps[2].computes[0])
+
+
+def test_long_rows_arrive_in_pieces_between_weights():
+    steps = [Step([load(Memory.WEIGHT, 0, beats=1)], [compute(0)]) for _ in range(9)]
+    for step in steps:
+        step.computes[0].fields["output_rows"] = PIECE + 1
+    whole = load(Memory.ACTIVATION, 64, beats=2 * PIECE + 3, offset=128)
+    steps[8].loads.append(whole)
+    program = order_steps(steps, lookahead=1)
+    pieces = [item for item in program if item.fields.get("memory") == Memory.ACTIVATION]
+    places = [
+        sum(item.opcode is Opcode.COMPUTE for item in program[: program.index(piece)])
+        for piece in pieces
+    ]
+    assert places == [5, 6, 7]
+    assert [piece.fields["row_beats"] for piece in pieces] == [PIECE, PIECE, 3]
+    for before, piece in itertools.pairwise(pieces):
+        beats = before.fields["row_beats"]
+        assert piece.fields["address"] == before.fields["address"] + beats
+        assert piece.fields["dram_offset"] == before.fields["dram_offset"] + 8 * beats
+    steps[8].loads[1:] = [whole]
+    steps[7].computes = [compute(0, activation=300)]  # all pieces wait for it
+    assert whole in order_steps(steps, lookahead=1)
 
 
 def test_rows_that_wait_for_a_store_do_not_hold_up_weights_meanwhile():
