@@ -48,6 +48,9 @@ _CAUSES = {
 #: digits and ResNet-18: further ahead, loads fill their queue of four and keep the fetch unit from
 #: COMPUTEs that could run; less far, their latency shows.
 LOOKAHEAD = 3
+#: How many steps behind the last user of their place rows stand that stand further ahead. The fetch
+#: unit runs ahead of the COMPUTEs in their queue: rows that wait hold up the weights behind them.
+CLEARANCE = 3
 #: Beats after which a transfer of rows may make way for weights that are needed earlier.
 PIECE = 512
 
@@ -202,7 +205,7 @@ class _Ahead:
             starts = list(load.cuts())
             places = []
             for start in starts:
-                far = self._times.before(index, missing - start)
+                far = max(self._times.before(index, missing - start), used + CLEARANCE)
                 places.append(self._behind(True, index, max(min(near, far), left), used))
             for place in sorted(set(places)):
                 first = places.index(place)

@@ -11,7 +11,7 @@ from simulation import simulate
 from palquant.hw.config import COMPUTES_UNDER_WAY
 from palquant.hw.isa import Base, Cause, Memory, Opcode, Source
 from palquant.hw.sequencer import Sequencer
-from palquant.sw.schedule import PIECE, Step, insert_tokens, order_steps
+from palquant.sw.schedule import CLEARANCE, PIECE, Step, insert_tokens, order_steps
 
 
 def tokens(instruction):
@@ -205,7 +205,7 @@ def plain_order(steps, lookahead):
         rows = [load for load in step.loads if load.moves_rows]
         items = [(0, constants(step), near)] if constants(step) else []
         for number, item in enumerate(rows):
-            early = min(near, far(index, rows[number:]))
+            early = min(near, max(far(index, rows[number:]), used([item], index) + CLEARANCE))
             items.append((1, [item], max(early, left(index, item))))
         for kind, loads, place in items:
             last = used(loads, index)
