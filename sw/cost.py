@@ -16,7 +16,7 @@ from palquant.sw.tile import OnChip
 
 #: Beats that a row of a transfer costs at least: each is a burst, of which few are in flight.
 SHORT_ROW = 8
-#: Cycles from the last beat of a store to the COMPUTE that waits for it, roughly.
+#: Cycles that a transfer takes besides its beats until the COMPUTE that waits for it, roughly.
 ANSWER = 64
 
 
@@ -80,7 +80,8 @@ class Cost:
         else:
             cycles = sum(share.taken for share in shares)
             if not tiling.doubled and tiles > 1:
-                cycles += sum(self._waits(group, shares, number) for number in range(len(shares)))
+                waits = [self._waits(group, shares, number) for number in range(len(shares))]
+                cycles += sum(wait + tiles * ANSWER for wait in waits if wait > 0)
         cycles = max(cycles, loads, stores)
         if len(members) > 1 and constants > sum(self._constants(group, 1)):
             block = max(self.constants.block_beats(each.layer) for each in members)
@@ -111,7 +112,7 @@ class Cost:
         return shares
 
     def _waits(self, group: Group, shares: list[_Share], number: int) -> int:
-        """Cycles that a layer waits for transfers of its rows if they have single buffers.
+        """Cycles that a layer waits for beats of its rows if they have single buffers, if above 0.
 
         Rows arrive, and leave, while other layers are computed; weights of those go first.
         Residuals whose place the layer's sums take arrive when these are read, and have left.
@@ -119,7 +120,7 @@ class Cost:
         member, own = group.members[number], shares[number]
         others = shares[number + 1 :] + shares[:number]
         spare = sum(share.spare for share in others)
-        waits = [0, own.rows + own.residuals - spare, own.stored - spare]
+        waits = [own.rows + own.residuals - spare, own.stored - spare]
         if self.chip.adds_in_place(group, member):
             (sums,) = (layout for layout in member.writes if layout.name == member.sum)
             readers = [later for later, each in enumerate(group.members) if sums in each.reads]

@@ -78,4 +78,4 @@ def test_the_estimate_of_groups_whose_weights_come_anew(channels, bus_bits, long
     layers = predict(compile_graph(b.graph(), machine, keep_all=False), Bus()).profile.layers
     assert estimates
     for (first, last), cycles in estimates.items():
-        assert cycles == pytest.approx(sum(layer.cycles for layer in layers[first:last]), rel=0.06)
+        assert cycles == pytest.approx(sum(layer.cycles for layer in layers[first:last]), rel=0.08)
