@@ -426,6 +426,19 @@ def digits(bits: int) -> int:
     return (bits + 1) // 2
 
 
+def result_words(fields: Mapping[str, int]) -> int:
+    """Words that the sequencer issues for a result, or for a pooled beat."""
+    taps = fields["kernel_rows"] * fields["kernel_columns"]
+    if fields["source"] == Source.POOL:
+        return taps
+    pairs = sum(
+        0 <= total - j < fields["input_digits"]
+        for total in range(fields["digit_sum_last"], fields["digit_sum_first"] + 1)
+        for j in range(fields["weight_digits"])
+    )
+    return taps * fields["input_chunks"] * pairs
+
+
 def beat_steps(fields: Mapping[str, int], geometry: Geometry) -> int:
     """Memory steps that the post-processor spends on one beat of a COMPUTE.
 

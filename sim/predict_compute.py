@@ -14,7 +14,7 @@ from palquant.hw.affine import Affine
 from palquant.hw.beats import BeatSequencer
 from palquant.hw.config import Geometry
 from palquant.hw.correction import Correction
-from palquant.hw.isa import Source, digits
+from palquant.hw.isa import Source, digits, result_words
 from palquant.hw.operands import OperandFetch
 from palquant.hw.pool import PoolingUnit
 from palquant.hw.post import PostProcessor
@@ -53,19 +53,6 @@ def pool_latency(geometry: Geometry) -> int:
     return _ISSUE + geometry.read_cycles + PoolingUnit.REGISTERS
 
 
-def words_of_result(fields: Mapping[str, int]) -> int:
-    """Words that the sequencer issues for a result, or for a pooled beat."""
-    taps = fields["kernel_rows"] * fields["kernel_columns"]
-    if fields["source"] == Source.POOL:
-        return taps
-    pairs = sum(
-        0 <= total - j < fields["input_digits"]
-        for total in range(fields["digit_sum_last"], fields["digit_sum_first"] + 1)
-        for j in range(fields["weight_digits"])
-    )
-    return taps * fields["input_chunks"] * pairs
-
-
 class ComputeTiming:
     """One COMPUTE, from the cycle in which its first word could be issued.
 
@@ -95,7 +82,7 @@ class ComputeTiming:
         beats = geometry.beats
         self._beats = 1 if self._pooling else beats
         pace = max(steps * self._beats, 1)
-        self._taps = words_of_result(fields)
+        self._taps = result_words(fields)
         self._results = fields["output_rows"] * fields["output_columns"] * fields["output_chunks"]
         self._results *= beats if self._pooling else 1
         self._interval = max(self._taps, pace)

@@ -153,28 +153,35 @@ class Constants:
         self._words.clear()
         self._offsets.clear()
 
-    def beats(self, layers: list[tuple[Layer, list[Segment]]], tiles: int) -> int:
-        """Bus beats that load a group's constants for all of its tiles."""
+    def beats(self, layers: list[tuple[Layer, list[Segment]]], tiles: int) -> list[int]:
+        """Bus beats that load each layer's constants for all tiles of a group of them."""
         g = self.geometry
         stays = self._stays(layers)
-        words = slots = 0
+        beats = []
         for layer, segments in layers:
             chunks = self._chunks(segments)
             # By parts, the weights come anew for each pixel and digit sum.
             repeated = len({(part.column, part.digit_sum) for part in self.parts(layer)}) or 1
-            words += self._chunk_words(layer) * chunks * repeated
             bits = max((code.bits for code in layer.codes if code.bits < 8), default=0)
-            slots += chunks * g.beats * isa.parameter_rows(bits)
-        words *= 1 if stays[Memory.WEIGHT] else tiles
-        slots *= 1 if stays[Memory.PARAMETER] else tiles
-        bits = words * g.weight_bits_per_word + slots * g.parameter_bits_per_row
-        return bits // g.bus_bits
+            words = self._chunk_words(layer) * chunks * repeated
+            slots = chunks * g.beats * isa.parameter_rows(bits)
+            words *= 1 if stays[Memory.WEIGHT] else tiles
+            slots *= 1 if stays[Memory.PARAMETER] else tiles
+            loaded = words * g.weight_bits_per_word + slots * g.parameter_bits_per_row
+            beats.append(loaded // g.bus_bits)
+        return beats
 
     def block_beats(self, layer: Layer) -> int:
         """Bus beats of the weights of a layer's largest segment."""
         g = self.geometry
         most = max(len(segment.outputs) for segment in self.segments(layer)) // g.tout
         return most * self._chunk_words(layer) * g.weight_bits_per_word // g.bus_bits
+
+    def beside(self, layer: Layer) -> bool:
+        """Whether weights arrive beside a computation: whether the memory holds two blocks."""
+        most = self.geometry.weight_words * self.geometry.weight_bits_per_word
+        fits = 2 * self.block_beats(layer) * self.geometry.bus_bits <= most
+        return fits or bool(self.parts(layer))
 
     def result_words(self, layer: Layer) -> int:
         """Words that the array, or the pooling unit, takes for each result of one output chunk."""

@@ -21,6 +21,7 @@ argument is not trusted either: ``deadlock`` plays each program through with the
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -43,10 +44,15 @@ _CAUSES = {
     Memory.RESIDUAL: Cause.ACTIVATIONS,
 }
 
-#: How many steps ahead of its COMPUTE a load may stand in the program. Measured on digits and
-#: ResNet-18: further ahead, loads fill their queue of four and keep the fetch unit from COMPUTEs
-#: that could run; less far, their latency shows.
+#: How many steps ahead of its COMPUTE a load of weights may stand in the program. Measured on
+#: digits and ResNet-18: further ahead, loads fill their queue of four and keep the fetch unit from
+#: COMPUTEs that could run; less far, their latency shows.
 LOOKAHEAD = 3
+#: How many steps behind the last user of their place rows stand that stand further ahead. The fetch
+#: unit runs ahead of the COMPUTEs in their queue: rows that wait hold up the weights behind them.
+CLEARANCE = 3
+#: Beats after which a transfer of rows may make way for weights that are needed earlier.
+PIECE = 512
 
 
 @dataclass(eq=False)
@@ -68,6 +74,40 @@ class Instruction:
         """Intervals that it reads and writes."""
         complete = {item.name: 0 for item in isa.LAYOUTS[self.opcode].fields} | self.fields
         return accesses(self.opcode, complete, self.geometry)
+
+    @cached_property
+    def cycles(self) -> int:
+        """Cycles that it keeps its engine busy, latencies apart."""
+        f = {item.name: 0 for item in isa.LAYOUTS[self.opcode].fields} | self.fields
+        if self.opcode is not Opcode.COMPUTE:
+            return f["rows"] * f["row_beats"]
+        results = f["output_rows"] * f["output_columns"] * f["output_chunks"]
+        beats, words = self.geometry.beats, isa.result_words(f)
+        if f["source"] == isa.Source.POOL:  # each beat has words of its own
+            return results * beats * max(words, f["steps"])
+        return results * max(words, beats * f["steps"])
+
+    def cuts(self) -> range:
+        """Beats at which a transfer may be cut: none but the first if it has rows with strides."""
+        return range(0, self.fields["row_beats"] if self.fields["rows"] == 1 else 1, PIECE)
+
+    def cut(self, first: int, last: int | None = None) -> Instruction:
+        """Beats ``first`` to ``last - 1`` of a transfer of one row; to its end without ``last``."""
+        f = self.fields
+        end = f["row_beats"] if last is None else last
+        if (first, end) == (0, f["row_beats"]):
+            return self
+        moved = {
+            "row_beats": end - first,
+            "address": f["address"] + first,
+            "dram_offset": f["dram_offset"] + first * self.geometry.bus_bytes,
+        }
+        return Instruction(self.opcode, f | moved, self.geometry)
+
+    @property
+    def moves_rows(self) -> bool:
+        """Whether it transfers rows of a tensor, not weights or parameters."""
+        return self.fields.get("memory") not in (Memory.WEIGHT, Memory.PARAMETER)
 
     def conflicts(self, other: Instruction) -> bool:
         """Whether the order of both instructions matters."""
@@ -115,24 +155,98 @@ def order_steps(steps: list[Step], lookahead: int = LOOKAHEAD) -> list[Instructi
 
     A load that overwrites what step m still uses stands behind the computation of step m + 1:
     there it waits in the load engine's queue only while step m finishes, and never keeps the
-    fetch unit from a computation that could already run.
+    fetch unit from a computation that could already run. Rows of tensors, of which there may be
+    many at once, stand further ahead than weights and parameters where it takes the bus longer
+    than ``lookahead`` steps to load them, but not where they would wait for stores themselves. They
+    stand there in pieces, so that weights arrive between them.
     """
-    ahead: list[list[Instruction]] = [[] for _ in steps]
-    position = 0
-    users = LastAccesses()
-    for index, step in enumerate(steps):
-        earliest = max(0, index - lookahead)
-        last = max((users.latest_conflict(load.accesses) for load in step.loads), default=-1)
-        if last >= earliest:
-            earliest = min(index, last + 2)
-        position = max(position, earliest)  # loads stay in order among themselves
-        ahead[position] += step.loads
-        for user in step.computes + step.stores:
-            users.add(user.accesses, index)
+    ahead = _Ahead(steps, lookahead)
     program: list[Instruction] = []
-    for loads, step in zip(ahead, steps, strict=True):
+    for loads, step in zip(ahead.loads, steps, strict=True):
         program += loads + step.computes + step.stores
     return program
+
+
+class _Ahead:
+    """Where loads stand.
+
+    Parameters:
+        steps: The steps.
+        lookahead: How many steps ahead of its own a load stands, unless there is reason.
+
+    Attributes:
+        loads: Those that stand before each step's computation.
+    """
+
+    def __init__(self, steps: list[Step], lookahead: int) -> None:
+        self.loads: list[list[Instruction]] = [[] for _ in steps]
+        self._lookahead = lookahead
+        self._times = _Times(steps)
+        self._users, self._stores = LastAccesses(), LastAccesses()
+        self._reached = {True: 0, False: 0}  # step before which the last rows stand, or constants
+        for index, step in enumerate(steps):
+            self._place(index, step)
+            for user in step.computes + step.stores:
+                self._users.add(user.accesses, index)
+            for store in step.stores:
+                self._stores.add(store.accesses, index)
+
+    def _place(self, index: int, step: Step) -> None:
+        near = max(0, index - self._lookahead)
+        constants = [load for load in step.loads if not load.moves_rows]
+        if constants:
+            used = max(self._users.latest_conflict(load.accesses) for load in constants)
+            self.loads[self._behind(False, index, near, used)] += constants
+        rows = [load for load in step.loads if load.moves_rows]
+        missing = sum(load.cycles for load in rows)
+        for load in rows:
+            used = self._users.latest_conflict(load.accesses)
+            left = self._times.left(self._stores.latest_conflict(load.accesses))
+            starts = list(load.cuts())
+            places = []
+            for start in starts:
+                far = max(self._times.before(index, missing - start), used + CLEARANCE)
+                places.append(self._behind(True, index, max(min(near, far), left), used))
+            for place in sorted(set(places)):
+                first = places.index(place)
+                rest = starts[first + places.count(place) :]
+                self.loads[place].append(load.cut(starts[first], *rest[:1]))
+            missing -= load.cycles
+
+    def _behind(self, rows: bool, index: int, earliest: int, used: int) -> int:
+        """Step before which loads stand: ``earliest`` or later; each kind of loads in order."""
+        if used >= earliest:
+            earliest = used + 2
+        self._reached[rows] = max(self._reached[rows], min(index, earliest))
+        return self._reached[rows]
+
+
+class _Times:
+    """When steps begin, and their stores are over, if nothing is waited for.
+
+    Parameters:
+        steps: The steps.
+    """
+
+    def __init__(self, steps: list[Step]) -> None:
+        self._starts, self._left = [0], []
+        self._spare = [0]  # of those cycles, what weights and parameters leave to the bus
+        left = 0
+        for step in steps:
+            work = sum(compute.cycles for compute in step.computes)
+            constants = sum(load.cycles for load in step.loads if not load.moves_rows)
+            self._starts.append(self._starts[-1] + work)
+            self._spare.append(self._spare[-1] + max(0, work - constants))
+            left = max(left, self._starts[-1]) + sum(store.cycles for store in step.stores)
+            self._left.append(left)
+
+    def before(self, index: int, beats: int) -> int:
+        """The last step from which on the bus has time for some beats before step ``index``."""
+        return max(0, bisect_right(self._spare, self._spare[index] - beats) - 1)
+
+    def left(self, index: int) -> int:
+        """The first step before which a step's stores are over; 0 for the stores of step -1."""
+        return bisect_left(self._starts, self._left[index]) if index >= 0 else 0
 
 
 def insert_tokens(program: list[Instruction]) -> None:

@@ -1,4 +1,5 @@
 import copy
+import itertools
 import random
 
 from compute_words import random_loops, words
@@ -10,7 +11,7 @@ from simulation import simulate
 from palquant.hw.config import COMPUTES_UNDER_WAY
 from palquant.hw.isa import Base, Cause, Memory, Opcode, Source
 from palquant.hw.sequencer import Sequencer
-from palquant.sw.schedule import Step, insert_tokens, order_steps
+from palquant.sw.schedule import CLEARANCE, PIECE, Step, insert_tokens, order_steps
 
 
 def tokens(instruction):
@@ -84,6 +85,52 @@ def test_loads_are_moved_ahead_but_not_over_their_users():
     assert program.index(weights[2]) < program.index(computes[0])
 
 
+def test_rows_stand_so_far_ahead_that_the_bus_has_time_for_them():
+    steps = [Step([load(Memory.WEIGHT, 0, beats=1)], [compute(0)]) for _ in range(9)]
+    for step in steps:
+        step.computes[0].fields["output_rows"] = 3
+    rows = load(Memory.ACTIVATION, 0, beats=10)
+    steps[8].loads.append(rows)
+    program = order_steps(steps, lookahead=1)
+    # Each step leaves two cycles to rows: its weights take the third.
+    assert program.index(rows) < program.index(steps[3].computes[0])
+    assert program.index(rows) > program.index(steps[2].computes[0])
+
+
+def test_long_rows_arrive_in_pieces_between_weights():
+    steps = [Step([load(Memory.WEIGHT, 0, beats=1)], [compute(0)]) for _ in range(9)]
+    for step in steps:
+        step.computes[0].fields["output_rows"] = PIECE + 1
+    whole = load(Memory.ACTIVATION, 64, beats=2 * PIECE + 3, offset=128)
+    steps[8].loads.append(whole)
+    program = order_steps(steps, lookahead=1)
+    pieces = [item for item in program if item.fields.get("memory") == Memory.ACTIVATION]
+    places = [
+        sum(item.opcode is Opcode.COMPUTE for item in program[: program.index(piece)])
+        for piece in pieces
+    ]
+    assert places == [5, 6, 7]
+    assert [piece.fields["row_beats"] for piece in pieces] == [PIECE, PIECE, 3]
+    for before, piece in itertools.pairwise(pieces):
+        beats = before.fields["row_beats"]
+        assert piece.fields["address"] == before.fields["address"] + beats
+        assert piece.fields["dram_offset"] == before.fields["dram_offset"] + 8 * beats
+    steps[8].loads[1:] = [whole]
+    steps[7].computes = [compute(0, activation=300)]  # all pieces wait for it
+    assert whole in order_steps(steps, lookahead=1)
+
+
+def test_rows_that_wait_for_a_store_do_not_hold_up_weights_meanwhile():
+    steps = [Step([load(Memory.WEIGHT, 0, beats=1)], [compute(0)]) for _ in range(9)]
+    for step in steps:
+        step.computes[0].fields["output_rows"] = 3
+    rows = load(Memory.ACTIVATION, 0, beats=10, base=Base.OUTPUT)
+    steps[8].loads.append(rows)
+    steps[0].stores.append(store(64, beats=12))
+    program = order_steps(steps, lookahead=1)
+    assert program.index(rows) > program.index(steps[4].computes[0])
+
+
 def plain_tokens(program):
     """:func:`insert_tokens`, with a search through all earlier instructions for each."""
     history = {"load": [], "compute": [], "store": []}
@@ -109,23 +156,65 @@ def plain_tokens(program):
         history[engine].append((index, instruction))
 
 
+def constants(step):
+    return [load for load in step.loads if not load.moves_rows]
+
+
+def busy(items):
+    return sum(item.cycles for item in items)
+
+
 def plain_order(steps, lookahead):
     """:func:`order_steps`, with a look at each earlier step."""
-    places = []
+
+    def used(items, earlier):
+        found = [
+            index
+            for index, step in enumerate(steps[:earlier])
+            if any(load.conflicts(user) for load in items for user in step.computes + step.stores)
+        ]
+        return max(found, default=-1)
+
+    def far(index, items):
+        for first in range(index, -1, -1):
+            between = steps[first:index]
+            spare = [busy(step.computes) - busy(constants(step)) for step in between]
+            if sum(max(0, cycles) for cycles in spare) >= busy(items):
+                return first
+        return 0
+
+    def left(index, load):
+        stored = [
+            other
+            for other, step in enumerate(steps[:index])
+            if any(load.conflicts(store) for store in step.stores)
+        ]
+        if not stored:
+            return 0
+        end = 0
+        for other in range(stored[-1] + 1):
+            end = max(end, sum(busy(step.computes) for step in steps[: other + 1]))
+            end += busy(steps[other].stores)
+        starts = [sum(busy(step.computes) for step in steps[:first]) for first in range(index + 1)]
+        return next((first for first, start in enumerate(starts) if start >= end), index)
+
+    placed = [[] for _ in steps]
+    reached = [0, 0]
     for index, step in enumerate(steps):
-        place = max(0, index - lookahead)
-        for other, earlier in enumerate(steps[:index]):
-            users = earlier.computes + earlier.stores
-            if other >= index - lookahead and any(
-                load.conflicts(user) for load in step.loads for user in users
-            ):
-                place = max(place, min(index, other + 2))
-        places.append(max([place, *places[-1:]]))
+        near = max(0, index - lookahead)
+        rows = [load for load in step.loads if load.moves_rows]
+        items = [(0, constants(step), near)] if constants(step) else []
+        for number, item in enumerate(rows):
+            early = min(near, max(far(index, rows[number:]), used([item], index) + CLEARANCE))
+            items.append((1, [item], max(early, left(index, item))))
+        for kind, loads, place in items:
+            last = used(loads, index)
+            place = last + 2 if last >= place else place
+            reached[kind] = max(reached[kind], min(index, place))
+            placed[reached[kind]] += loads
     program = []
-    for index, step in enumerate(steps):
-        for place, other in zip(places, steps, strict=True):
-            program += other.loads if place == index else []
-        program += step.computes + step.stores
+    for loads, step in zip(placed, steps, strict=True):
+        program += loads + step.computes + step.stores
     return program
 
 
