@@ -268,7 +268,7 @@ class Bench:
         await self.tick(ctx, 20)
 
     def results(self, item):
-        """For each result or pooled beat: whether it is the last, and what to set then and later."""
+        """For each result or pooled beat: whether it is the last; what to set then, and after."""
         g, dut = self.geometry, self.dut
         places = list(np.ndindex(item.sums.shape))
         beats = range(g.beats) if item.pooled else [None]
