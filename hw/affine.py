@@ -248,14 +248,19 @@ class Affine(wiring.Component):
         used = delay_line(m, Cat(self.lane_valid.data), 3, name="used", stays=stays)
         # The bits from 7 to 14 that are copies of the sign at the width to saturate to.
         extension = Signal(_WIDE - _NARROW, reset_less=True)
-        m.d.sync += extension.eq(0xFF << (controls[6].saturation_bits - _NARROW)[:4])
-        extensions = delay_line(m, extension, 3, name="extension", stays=stays)
+        wanted = (0xFF << (controls[6].saturation_bits - _NARROW)[:4])[: len(extension)]
+        m.d.sync += extension.eq(wanted)
+        line = [wanted, *delay_line(m, extension, 3, name="extension", stays=stays)]
+        extensions = [
+            lane_stage(m, line, stage, g.lanes, "lane_extension", together=stays)
+            for stage in range(1, 5)
+        ]
 
         # Stage 7: does the affine result exceed its width?
         saturates = shared(7, "saturates", lambda c: c.affine & ~c.raw)
         exceeds = [
-            saturate & _exceeds(value, extensions[0])
-            for saturate, value in zip(saturates, shifted, strict=True)
+            saturate & _exceeds(value, extension)
+            for saturate, value, extension in zip(saturates, shifted, extensions[0], strict=True)
         ]
         exceeds = lane_registers(m, enables[7], "exceeds", 1, exceeds, stays=stays)
         signs = [value[-1] for value in shifted]
@@ -272,8 +277,10 @@ class Affine(wiring.Component):
         # Stage 8: saturation, ReLU, addition.
         cuts = shared(8, "cuts_before", lambda c: c.relu_before & ~c.raw)
         limited = [
-            Mux(cut & sign, 0, Mux(exceed, _limit(sign, extensions[1]), value))
-            for cut, exceed, sign, value in zip(cuts, exceeds, signs, values, strict=True)
+            Mux(cut & sign, 0, Mux(exceed, _limit(sign, extension), value))
+            for cut, exceed, sign, value, extension in zip(
+                cuts, exceeds, signs, values, extensions[1], strict=True
+            )
         ]
         sums = [value + addend for value, addend in zip(limited, addends, strict=True)]
         # Residuals are there for a cycle only.
@@ -282,8 +289,8 @@ class Affine(wiring.Component):
         # Stage 9: does the sum exceed its width?
         saturates = shared(9, "sum_saturates", lambda c: c.residual & ~c.raw)
         sum_exceeds = [
-            saturate & _exceeds(value, extensions[2])
-            for saturate, value in zip(saturates, sums, strict=True)
+            saturate & _exceeds(value, extension)
+            for saturate, value, extension in zip(saturates, sums, extensions[2], strict=True)
         ]
         sum_exceeds = lane_registers(m, enables[9], "sum_exceeds", 1, sum_exceeds, stays=stays)
         sums = lane_registers(m, enables[9], "sum_late", signed(bits + 1), sums, stays=stays)
@@ -293,8 +300,8 @@ class Affine(wiring.Component):
             m.d.sync += self.used.eq(used[3])
         cuts = shared(10, "cuts_after", lambda c: c.relu_after & ~c.raw)
         limited = [
-            Mux(exceed, _limit(value[-1], extensions[3]), value)
-            for exceed, value in zip(sum_exceeds, sums, strict=True)
+            Mux(exceed, _limit(value[-1], extension), value)
+            for exceed, value, extension in zip(sum_exceeds, sums, extensions[3], strict=True)
         ]
         results = [
             Mux(cut & value[-1] | ~lane, 0, result)

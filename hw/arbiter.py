@@ -43,19 +43,26 @@ class RegisterSlice(wiring.Component):
         return self._shape
 
     def elaborate(self, platform: object) -> Module:
-        """A place for what goes out, and a spare one for what comes when that has to wait."""
+        """Two places that take turns; neither hangs on ``ready``, which is late and wide."""
         m = Module()
-        spare = Signal(self._shape)
-        spare_valid = Signal()
-        m.d.comb += self.i.ready.eq(~spare_valid)
-        with m.If(~self.o.valid | self.o.ready):
-            m.d.sync += spare_valid.eq(0)
-            with m.If(spare_valid):
-                m.d.sync += [self.o.payload.eq(spare), self.o.valid.eq(1)]
-            with m.Else():
-                m.d.sync += [self.o.payload.eq(self.i.payload), self.o.valid.eq(self.i.valid)]
-        with m.Elif(self.i.valid & self.i.ready):
-            m.d.sync += [spare.eq(self.i.payload), spare_valid.eq(1)]
+        places = [Signal(self._shape, name=f"place_{k}", reset_less=True) for k in range(2)]
+        next_in, next_out, full = Signal(), Signal(), Signal()
+        comes, goes = Signal(), Signal()
+        m.d.comb += [
+            self.i.ready.eq(~full),
+            comes.eq(self.i.valid & ~full),
+            goes.eq(self.o.valid & self.o.ready),
+            self.o.payload.eq(Mux(next_out, places[1], places[0])),
+        ]
+        for number, place in enumerate(places):
+            with m.If(~full & (next_in == number)):
+                m.d.sync += place.eq(self.i.payload)
+        m.d.sync += [
+            next_in.eq(next_in ^ comes),
+            next_out.eq(next_out ^ goes),
+            full.eq(self.o.valid & ~goes & (full | comes)),
+            self.o.valid.eq(comes | full | (self.o.valid & ~goes)),
+        ]
         return m
 
 

@@ -87,7 +87,7 @@ class ChainedUnit(wiring.Component):
         add, count, shift, complete, empty = (
             copy_register(m, getattr(self, name), f"own_{name}") for name in names
         )
-        held = Signal(bits)
+        held = Signal(bits, reset_less=True)  # emptied before a sum begins
         shifted = Cat(Const(0, DIGIT_BITS), held)
         if not self.weighted:
             term = term & count.replicate(len(term))

@@ -136,7 +136,7 @@ class StoreRead(_Interface):
         memory: ``Out(3)``, one of :data:`READABLE`; others are never ready.
         address: ``Out(address_bits)``, in bus beats.
         follows: ``Out(1)``. The beat stands behind the one that was taken last.
-        data: ``In(bus_bits)``, valid in the cycle after ``valid & ready`` and only then.
+        data: ``In(bus_bits)``, valid ``read_cycles`` after ``valid & ready`` and only then.
     """
 
     def __init__(self, geometry: Geometry) -> None:
@@ -162,7 +162,7 @@ class WordRead(_Interface):
     Members:
         enable: ``Out(1)``.
         address: ``Out(address_bits)``, in words.
-        data: ``In(shape)``, valid in the cycle after ``enable`` and only then.
+        data: ``In(shape)``, valid ``read_cycles`` after ``enable`` and only then.
     """
 
     def __init__(self, geometry: Geometry, shape: ShapeLike) -> None:

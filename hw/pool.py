@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from amaranth import Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from palquant.hw.config import Geometry
-from palquant.hw.delay import delay_line
+from palquant.hw.delay import delay_line, lane_stage
 from palquant.hw.isa import PoolOperation
 from palquant.hw.layouts import POOL_CONTROL, Pooled, WordRead
 
@@ -72,38 +73,50 @@ class PoolingUnit(wiring.Component):
         m = Module()
         g = self.geometry
         controls = delay_line(m, self.control, self.latency, name="control", reset=True)
-        arrived, reducing, complete = controls[-3:]
-        if g.settles:  # the next window's words come when this one's beat is gone
-            reducing = arrived
-        padding = delay_line(m, self.padding, g.read_cycles, name="padding")[-1]
-        identity = Signal(signed(g.residual_bits))
+        complete = controls[-1]
+        paddings = delay_line(m, self.padding, g.read_cycles, name="padding")
         m.d.comb += [
             # Where there is padding something is read all the same: it is known late.
             self.read.enable.eq(self.control.valid),
             self.read.address.eq(self.address),
-            identity.eq(Mux(arrived.sum, 0, -(1 << (g.residual_bits - 1)))),
         ]
+
+        def shared(index: int, name: str, value: Callable[[Any], Any]) -> list[Any]:
+            """A function of the controls in a stage, for each lane: they reach far."""
+            line = [value(controls[index - 1]), value(controls[index])]
+            return lane_stage(m, line, 1, g.lanes, name, together=g.settles)
+
+        arrives = shared(-3, "arrives", lambda c: c.valid)
+        sums = shared(-3, "sums", lambda c: c.sum)
+        # Where beats come one at a time, the next window's words come when this one's is gone.
+        index = -3 if g.settles else -2
+        reduces = shared(index, "reduces", lambda c: c.valid)
+        clears = shared(index, "clears", lambda c: c.clear)
+        adds = shared(index, "adds", lambda c: c.sum)
+        completes = shared(-1, "completes", lambda c: c.valid & c.emit)
+        pads = lane_stage(m, paddings, g.read_cycles, g.lanes, "pads", together=g.settles)
         for lane in range(g.lanes):
             tap = Signal(signed(g.residual_bits), name=f"tap{lane}", reset_less=True)
             reduced = Signal(signed(g.pool_bits), name=f"reduced{lane}", reset_less=True)
             value = Signal(signed(g.pool_bits), name=f"value{lane}", reset_less=True)
-            word = tap.eq(Mux(padding, identity, self.read.data[lane]))
+            identity = Mux(sums[lane], 0, -(1 << (g.residual_bits - 1)))
+            word = tap.eq(Mux(pads[lane], identity, self.read.data[lane]))
             if g.settles:
                 m.d.comb += word
             else:
-                with m.If(arrived.valid):
+                with m.If(arrives[lane]):
                     m.d.sync += word
-            with m.If(reducing.valid):
-                with m.If(reducing.clear):
+            with m.If(reduces[lane]):
+                with m.If(clears[lane]):
                     m.d.sync += reduced.eq(tap)
-                with m.Elif(reducing.sum):
+                with m.Elif(adds[lane]):
                     m.d.sync += reduced.eq(reduced + tap)
                 with m.Elif(tap > reduced):
                     m.d.sync += reduced.eq(tap)
             if g.settles:
                 m.d.comb += value.eq(reduced)
             else:
-                with m.If(complete.valid & complete.emit):
+                with m.If(completes[lane]):
                     m.d.sync += value.eq(reduced)
             m.d.comb += self.pooled.values[lane].eq(value)
         m.d.comb += [

@@ -132,7 +132,7 @@ class Quantize(wiring.Component):
         stays = g.settles and count <= 2 and g.code_tensors == 1
         first = self.thresholds.first
         m.d.comb += [
-            first.enable.eq(valid[self.VALUE_DELAY] & wanted(0, self.VALUE_DELAY)),
+            first.enable.eq(valid[self.VALUE_DELAY]),
             first.slot.eq(slot[self.VALUE_DELAY]),
         ]
         read = [list(first.data)]

@@ -98,8 +98,14 @@ class ResidualWriter(wiring.Component):
             generator.chunk_step.eq(words * g.beats),
         ]
 
-        # The tag of the beat that is being written stays until the next one comes.
-        fields = banks.select(beat_line(m, self.tag, valid[:-1], name="tag")[-1])
+        # What belongs to the beat that is being written stays until the next one comes. Its
+        # settings are looked up in the cycle before, since they reach all lanes.
+        fields = banks.select(beat_line(m, self.tag, valid[:-2], name="tag")[-1])
+        if g.overlap:
+            fields = {
+                name: beat_line(m, value, valid[-2:-1], name=f"now_{name}")[-1]
+                for name, value in fields.items()
+            }
 
         begins = valid[-1]
         busy = Signal()

@@ -149,14 +149,20 @@ class Sequencer(wiring.Component):
             m.d.sync += [setting_up.eq(0), running.eq(1)]
         with m.If(leaves):
             m.d.sync += running.eq(0)
-        with m.If(taken):
-            following = self.instruction.payload
-            if self.geometry.overlap:
+        following = self.instruction.payload
+        last_source = f.source
+        if self.geometry.overlap:
+            last_source = Signal.like(f.source, reset_less=True)
+            with m.If(taken):
+                m.d.sync += last_source.eq(following.source)
+            # Whether an instruction comes is known late, and this register is wide.
+            with m.If(self.instruction.ready):
                 m.d.sync += f.eq(following)
+        with m.If(taken):
             m.d.sync += [
                 tag.eq(~tag),
                 setting_up.eq(1),
-                drains.eq(following.drain | (following.source != f.source)),
+                drains.eq(following.drain | (following.source != last_source)),
             ]
 
         # A cycle late: nothing of this may lengthen the way to what decides on a word.
