@@ -149,7 +149,7 @@ def builds() -> list[Build]:
     """What is measured, small ones first."""
     ecp5 = {"device": "ecp5-85f"}
     found = [
-        Build("ice40", square(8), ARRAY, "ice40up5k", 30),
+        *(Build("ice40", square(size), ARRAY, "ice40up5k", 30) for size in (8, 16)),
         *(Build("ecp5", square(size), ARRAY, target_mhz=170, **ecp5) for size in (8, 16, 32)),
         *(Build("xilinx7", square(size), ARRAY) for size in (8, 16, 32)),
     ]
@@ -157,6 +157,7 @@ def builds() -> list[Build]:
         Build("ecp5", machine, ACCELERATOR, target_mhz=100, **ecp5) for machine in PRESETS.values()
     ]
     found += [Build("xilinx7", machine, ACCELERATOR) for machine in PRESETS.values()]
+    found.append(Build("ice40", PRESETS["icebreaker"], ACCELERATOR, "ice40up5k", 12))
     return found
 
 
